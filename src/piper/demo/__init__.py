@@ -1,0 +1,1 @@
+"""See piper at work: a simulated spool and a live terminal view."""

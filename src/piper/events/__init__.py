@@ -1,0 +1,1 @@
+"""Parse and validate: lines become typed rows or rejections with a reason, vectorised in DuckDB."""

@@ -1,0 +1,1 @@
+"""KPI models: one SQL file each, refreshed for the dates that changed."""

@@ -1,0 +1,1 @@
+"""Running piper: metrics, health, logs, control socket, doctor."""
