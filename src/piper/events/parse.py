@@ -1,0 +1,189 @@
+"""Parse: spans of bytes become rows of the temporary table `parsed`, or rejections.
+
+Vectorised throughout: newlines are found by NumPy, the lines reach DuckDB as an Arrow column over the very bytes that were
+read, and one SQL statement decides validity, reason and envelope. Python touches single lines only when they fail.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from piper.events.dialects import parse_sql, shapes_sql
+from piper.events.privacy import mask, mask_path
+from piper.events.quarantine import Reason, Rejection
+from piper.events.registry import EVENT_TYPES
+from piper.spool.identity import display_path
+from piper.spool.turn import Span
+
+ROWS_PER_RECORD_BATCH = 8192
+"""Arrow record batches are DuckDB's unit of parallel work."""
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of some spans: where each begins and ends in `data`, and which span it belongs to."""
+
+    spans: Sequence[Span]
+    data: bytes
+    starts: IntArray
+    ends: IntArray
+    span_of: IntArray
+    offsets: IntArray
+    numbers: IntArray
+
+    def raw(self, index: int) -> bytes:
+        """Line `index` without its newline."""
+        return self.data[int(self.starts[index]) : int(self.ends[index]) - 1]
+
+    def reject(self, index: int, reason: Reason, field: str = "", sample_bytes: int | None = None) -> Rejection:
+        """The rejection of line `index`."""
+        raw = self.raw(index)
+        path = display_path(self.spans[int(self.span_of[index])].source.path)
+        return Rejection(
+            reason, field, path, int(self.offsets[index]), int(self.numbers[index]), raw[:sample_bytes], len(raw)
+        )
+
+
+class Parser:
+    """Fills the temporary tables `parsed` and `shapes` of one connection; belongs to the writer's thread.
+
+    `parsed` has the columns of sql/parse.sql, accepted and rejected lines alike; `line_index` counts through a whole batch.
+    """
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, line_bytes_max: int, sample_bytes: int, mask_key: bytes | None = None
+    ) -> None:
+        self._con = con
+        self._line_bytes_max, self._sample_bytes = line_bytes_max, sample_bytes
+        self._mask_key = mask_key
+        self._next_index = 0
+        con.execute("CREATE OR REPLACE TEMP TABLE registry (event_type VARCHAR, event_group VARCHAR, dataset VARCHAR)")
+        con.executemany(
+            "INSERT INTO registry VALUES (?, ?, ?)",
+            [(entry.name, entry.group, entry.dataset) for entry in EVENT_TYPES.values()],
+        )
+        con.register("lines", self._table(_split([]), np.empty(0, dtype=bool)))
+        con.execute(f"CREATE OR REPLACE TEMP TABLE parsed AS {parse_sql()}", {"received_at": datetime(1970, 1, 1)})  # noqa: DTZ001
+        con.execute(f"CREATE OR REPLACE TEMP TABLE shapes AS {shapes_sql()}")
+        con.unregister("lines")
+
+    def begin(self) -> None:
+        """Start a new batch: forget the rows of the last one."""
+        self._con.execute("TRUNCATE parsed")
+        self._next_index = 0
+
+    def add(self, spans: Sequence[Span], received_at: datetime) -> list[Rejection]:
+        """Parse the lines of `spans` into `parsed`; returns those that are no events. `received_at`: naive UTC."""
+        lines = _split(spans)
+        rejections, bad = self._screen(lines)
+        self._con.register("lines", self._table(lines, bad))
+        try:
+            self._con.execute(f"INSERT INTO parsed {parse_sql()}", {"received_at": received_at})
+        finally:
+            self._con.unregister("lines")
+        first, self._next_index = self._next_index, self._next_index + len(lines.starts)
+        rows = self._con.execute(
+            "SELECT line_index, verdict FROM parsed WHERE verdict IS NOT NULL AND line_index >= ?", [first]
+        ).fetchall()
+        for index, verdict in rows:
+            reason, _, field = verdict.partition(":")
+            rejections.append(lines.reject(index - first, Reason(reason), field))
+        return rejections
+
+    def finish(self) -> None:
+        """After the last slice: check each shape of events against the registry, and mask users where that is on."""
+        self._con.execute(f"CREATE OR REPLACE TEMP TABLE shapes AS {shapes_sql()}")
+        if self._mask_key is not None:
+            self._mask_users(self._mask_key)
+
+    def _mask_users(self, key: bytes) -> None:
+        users = [row[0] for row in self._con.execute("SELECT DISTINCT host_user FROM parsed").fetchall()]
+        masks = pa.table({"name": users, "masked": [mask(user, key) if user else user for user in users]})
+        self._con.register("user_masks", masks)
+        try:
+            self._con.execute("UPDATE parsed SET host_user = masked FROM user_masks WHERE host_user = name")
+        finally:
+            self._con.unregister("user_masks")
+
+    def _screen(self, lines: Lines) -> tuple[list[Rejection], npt.NDArray[np.bool_]]:
+        """Lines that may not reach SQL: over the limit, or not UTF-8 (a single one would fail the whole query)."""
+        bad = (lines.ends - lines.starts - 1) > self._line_bytes_max
+        rejections = [
+            lines.reject(int(i), Reason.LINE_TOO_LONG, sample_bytes=self._sample_bytes) for i in np.flatnonzero(bad)
+        ]
+        for index in _not_utf8(lines):
+            if not bad[index]:
+                bad[index] = True
+                rejections.append(lines.reject(index, Reason.INVALID_UTF8))
+        return rejections, bad
+
+    def _table(self, lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Table:
+        count = len(lines.starts)
+        text = _line_column(lines, bad)
+        good = slice(None) if not bad.any() else ~bad
+        files = [self._file_name(span) for span in lines.spans]
+        columns = {
+            "line_index": np.arange(self._next_index, self._next_index + count)[good],
+            "line": text,
+            "source_file": pa.DictionaryArray.from_arrays(
+                pa.array(lines.span_of[good].astype(np.int32)), pa.array(files, pa.string())
+            ),
+            "source_offset": lines.offsets[good],
+            "source_line": lines.numbers[good],
+        }
+        table = pa.table(columns)
+        return pa.Table.from_batches(table.to_batches(max_chunksize=ROWS_PER_RECORD_BATCH), schema=table.schema)
+
+    def _file_name(self, span: Span) -> str:
+        path = span.source.path
+        return display_path(mask_path(path, self._mask_key) if self._mask_key is not None else path)
+
+
+def _split(spans: Sequence[Span]) -> Lines:
+    data = b"".join(span.data for span in spans)
+    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == 0x0A).astype(np.int64) + 1
+    starts = np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]])
+    counts = np.array([span.lines for span in spans], dtype=np.int64)
+    sizes = np.array([len(span.data) for span in spans], dtype=np.int64)
+    span_of = np.repeat(np.arange(len(spans)), counts)
+    data_at = np.cumsum(sizes) - sizes
+    line_at = np.cumsum(counts) - counts
+    first_offset = np.array([span.start_offset for span in spans], dtype=np.int64)
+    first_line = np.array([span.start_line for span in spans], dtype=np.int64)
+    offsets = starts - data_at[span_of] + first_offset[span_of]
+    numbers = np.arange(len(starts)) - line_at[span_of] + first_line[span_of]
+    return Lines(spans, data, starts, ends, span_of, offsets, numbers)
+
+
+def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Array:
+    """The lines as an Arrow string column, newline included (it is white space to JSON), sharing the read buffer."""
+    offsets = np.zeros(len(lines.ends) + 1, dtype=np.int32)
+    offsets[1:] = lines.ends
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(lines.data)]
+    if not bad.any():
+        return pa.Array.from_buffers(pa.string(), len(lines.ends), buffers)
+    return pa.Array.from_buffers(pa.binary(), len(lines.ends), buffers).filter(pa.array(~bad)).cast(pa.string())
+
+
+def _not_utf8(lines: Lines) -> list[int]:
+    """Indexes of the lines that are not UTF-8; one pass over the bytes, and a restart after each bad line."""
+    bad: list[int] = []
+    view, position = memoryview(lines.data), 0
+    while position < len(view):
+        try:
+            codecs.utf_8_decode(view[position:], "strict", True)
+            break
+        except UnicodeDecodeError as error:
+            index = int(np.searchsorted(lines.ends, position + error.start, side="right"))
+            bad.append(index)
+            position = int(lines.ends[index])
+    return bad
