@@ -310,14 +310,14 @@ def _config_file_path(value: str, cwd: Path) -> Path:
         raise ConfigError(message, hint="Write the path in full.") from error
 
 
-def _read_text(path: Path, what: str) -> str:
+def _read_text(path: Path, what: str, hint: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         message = f"{what} cannot be read: {error.strerror}"
     except ValueError as error:  # not UTF-8, or a NUL in the path
         message = f"{what} cannot be read: {error}"
-    raise ConfigError(message, hint=f"Make it a readable UTF-8 file, or correct {CONFIG_FILE_VARIABLE}.")
+    raise ConfigError(message, hint=hint)
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
@@ -328,7 +328,8 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     except OSError:  # there is none, or this is a directory of somebody else's where none of ours would be
         return {}
     found: dict[str, str] = {}
-    for binding in parse_stream(io.StringIO(_read_text(path, f".env ({path})"))):
+    text = _read_text(path, f".env ({path})", "Make it a readable UTF-8 file, or start piper elsewhere.")
+    for binding in parse_stream(io.StringIO(text)):
         ours = binding.key is not None and binding.key.startswith(_PREFIX)
         if ours and binding.key is not None and binding.value is not None:
             found[binding.key] = binding.value
@@ -341,8 +342,11 @@ def _read_dotenv(path: Path) -> dict[str, str]:
 
 def _from_toml(path: Path, source: str) -> Iterator[_Given]:
     what = f"settings file {path}"
+    hint = f"Make it a readable UTF-8 file, or correct {CONFIG_FILE_VARIABLE}."
+    if source == "default":
+        hint = "It is part of piper: install piper again."
     try:
-        tables = tomllib.loads(_read_text(path, what))
+        tables = tomllib.loads(_read_text(path, what, hint))
     except tomllib.TOMLDecodeError as error:
         message = f"{what} is not TOML: {error}"
         raise ConfigError(message, hint='Correct that place; text needs quotes: mode = "poll".') from error
