@@ -1,0 +1,247 @@
+"""The store: the manifest database, who holds it, and what a crash left half done.
+
+The manifest's DuckDB lock makes the writer unique: it goes with the process, so nobody ever deletes a lock file by hand.
+Opening finishes what the last process began: chunks that a durable commit had prepared are revealed, others are removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from piper.errors import DataRootError, ManifestDamagedError, ManifestNewerError, PiperError, WriterLockedError
+from piper.files import ensure_writable, fsync_path, make_directory, write_atomic
+from piper.layout import Layout
+from piper.settings import Settings
+from piper.silver import schema
+from piper.silver.datasets import DATASETS, MACROS
+from piper.spool.identity import Doubt, Source, Suspicion
+
+
+def utc_now() -> datetime:
+    """Now, as the naive UTC timestamp that DuckDB columns hold."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the warehouse stands after the last commit."""
+
+    commit_seq: int
+    sealed_through: int
+    committed_at_utc: datetime | None
+    sealed_at_utc: datetime | None
+    accepted: int
+    duplicates: int
+    quarantined: int
+
+
+class Store:
+    """An open manifest. One at a time and one process; `con` belongs to the writer's thread, `cursor()` to others."""
+
+    def __init__(self, layout: Layout, con: duckdb.DuckDBPyConnection) -> None:
+        self.layout = layout
+        self.con = con
+
+    @classmethod
+    def open(cls, settings: Settings, *, command: str) -> Store:
+        """Lock and open the manifest, creating directories and tables that are missing.
+
+        Raises DataRootError (cannot be written), WriterLockedError (says who holds it), ManifestNewerError,
+        ManifestDamagedError. Nothing is made when the manifest cannot be had.
+        """
+        layout = Layout.of(settings)
+        ensure_writable(layout.data_root, "data root")
+        ensure_writable(layout.state, "state directory")
+        con = _connect(layout, settings)
+        try:
+            _check_version(con, layout.manifest)
+            for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
+                ensure_writable(directory, "directory")
+            _prepare(con, layout)
+            store = cls(layout, con)
+            _as_piper_error(lambda: recover_staging(layout, store.progress().sealed_through), layout.manifest)
+        except BaseException:
+            con.close()
+            raise
+        _write_holder(layout, command)
+        return store
+
+    def close(self) -> None:
+        """Checkpoint and release the manifest."""
+        self.con.close()
+        self.layout.writer_file.unlink(missing_ok=True)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Another connection to the same database, for another thread."""
+        cursor = self.con.cursor()
+        cursor.execute("SET TimeZone = 'UTC'")
+        return cursor
+
+    def progress(self, con: duckdb.DuckDBPyConnection | None = None) -> Progress:
+        """Where the warehouse stands."""
+        row = (con or self.con).execute("FROM progress").fetchone()
+        if row is None:
+            raise ManifestDamagedError(self.layout.manifest, "it has no progress row")
+        return Progress(*row)
+
+    def tail_rows(self) -> int:
+        """Events that are committed and not sealed yet."""
+        row = self.con.execute("SELECT count(*) FROM events_tail").fetchone()
+        return int(row[0]) if row else 0
+
+    def sources(self) -> list[Source]:
+        """Every spool file that has a state, oldest first."""
+        rows = self.con.execute(
+            "SELECT source_id, path, device, inode, read_offset, lines, head, head_bytes, guard, guard_bytes, size,"
+            " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
+        ).fetchall()
+        return [_source(row) for row in rows]
+
+
+def _source(row: tuple[object, ...]) -> Source:
+    (source_id, path, device, inode, offset, lines, head, head_bytes, guard, guard_bytes, size, mtime_ns, vanished,
+     fragment, doubt, since, looks) = row  # fmt: skip
+    return Source(
+        path=path, device=device, inode=inode, source_id=source_id, offset=offset, lines=lines, head=head,
+        head_bytes=head_bytes, guard=guard, guard_bytes=guard_bytes, vanished=vanished, fragment=fragment,
+        size=size, mtime_ns=mtime_ns, suspicion=Suspicion(Doubt(doubt), since, looks) if doubt else None,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def _connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
+    make_directory(layout.state)
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": settings.duckdb.memory_limit,
+        "temp_directory": str(layout.state / "tmp"),
+        "preserve_insertion_order": False,
+        "enable_external_file_cache": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    if settings.duckdb.threads:
+        config["threads"] = settings.duckdb.threads
+    con = _as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
+    layout.manifest.chmod(0o640)
+    con.execute("SET TimeZone = 'UTC'")
+    return con
+
+
+def _check_version(con: duckdb.DuckDBPyConnection, path: Path) -> None:
+    found = _as_piper_error(lambda: schema.stored_version(con), path)
+    if found > schema.VERSION:
+        raise ManifestNewerError(
+            f"the ingest manifest {path} has schema version {found}, this piper knows up to {schema.VERSION}",
+            hint="Install the piper that wrote it, or a newer one; an older one must not touch it.",
+        )
+
+
+def _prepare(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    def prepare() -> None:
+        schema.upgrade(con)
+        for macro in MACROS:
+            con.execute(macro)
+        for table in ("sources", "event_keys", "chunks", "dates", "rejections", *(d.tail_table for d in DATASETS.values())):
+            con.execute(f"SELECT count(*) FROM {table}").fetchall()
+
+    _as_piper_error(prepare, layout.manifest)
+
+
+def _as_piper_error[T](action: Callable[[], T], manifest: Path) -> T:
+    """Run `action`; DuckDB's errors about the manifest become ones that say what to do."""
+    try:
+        return action()
+    except duckdb.Error as error:
+        raise translate(error, manifest) from error
+
+
+def translate(error: duckdb.Error, manifest: Path) -> PiperError:
+    """What a DuckDB error about the manifest means to an operator."""
+    text = str(error)
+    if "lock" in text.lower() and ("Conflicting" in text or "Could not set lock" in text):
+        holder = _holder(manifest.parent / "writer.json", text)
+        return WriterLockedError(
+            f"{manifest} is held by {holder}",
+            holder=holder,
+            hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first (systemctl stop piperd).",
+        )
+    if re.search(r"newer|storage version|version number", text):
+        return ManifestNewerError(
+            f"the ingest manifest {manifest} was written by a newer DuckDB: {_first_line(text)}",
+            hint="Install the piper that wrote it, or a newer one.",
+        )
+    if re.search(r"No space left|Permission denied|Read-only file system|Disk quota|Input/output error", text):
+        return DataRootError(
+            f"the ingest manifest {manifest} cannot be used: {_first_line(text)}",
+            hint="Check free space, mount and permissions of that directory.",
+        )
+    return ManifestDamagedError(manifest, _first_line(text))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "unknown error"
+
+
+def _write_holder(layout: Layout, command: str) -> None:
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": command,
+        "since_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomic(layout.writer_file, json.dumps(holder).encode() + b"\n")
+
+
+def read_holder(writer_file: Path) -> dict[str, object] | None:
+    """Who wrote the holder file last; None when there is none or it cannot be read."""
+    try:
+        holder = json.loads(writer_file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return holder if isinstance(holder, dict) else None
+
+
+def _holder(writer_file: Path, text: str) -> str:
+    pid = re.search(r"PID (\d+)", text)
+    holder = read_holder(writer_file)
+    if holder and (pid is None or int(pid[1]) == holder.get("pid")):
+        return f"`{holder['command']}` (PID {holder['pid']} on {holder['host']}, since {holder['since_utc']})"
+    return f"another process (PID {pid[1]} on this machine)" if pid else "a process on another machine"
+
+
+def recover_staging(layout: Layout, sealed_through: int) -> None:
+    """Finish or undo what died between writing chunks and revealing them.
+
+    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these rows
+    from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must not.
+    """
+    if not layout.staging.is_dir():
+        return
+    for directory in sorted(layout.staging.iterdir()):
+        if directory.name.isdigit() and int(directory.name) <= sealed_through:
+            reveal(layout, directory)
+        else:
+            shutil.rmtree(directory)
+
+
+def reveal(layout: Layout, staged: Path) -> list[Path]:
+    """Rename every staged chunk to its place in silver, durably. Safe to repeat: a renamed chunk is not there any more."""
+    moved: list[Path] = []
+    for source in sorted(staged.rglob("*.parquet")):
+        target = layout.silver / source.relative_to(staged)
+        make_directory(target.parent)
+        source.rename(target)
+        moved.append(target)
+    for parent in {path.parent for path in moved}:
+        fsync_path(parent)
+    shutil.rmtree(staged)
+    return moved
