@@ -1,7 +1,7 @@
 """What gold reads: the typed columns of its input relations, and the source that provides them.
 
-The names and columns are those of the silver views; `silver_events` adds two columns that the views do not show, and
-`ingest_counts` says how many lines of a date never became a row. A model may read nothing else.
+The names and columns are those of the silver views; `silver_events` adds two columns that the views do not
+show, and `ingest_counts` says how many lines of a date never became a row. A model may read nothing else.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ class SilverSource(Protocol):
     """The silver side of a refresh. Both calls happen inside the refresh's transaction, on its connection."""
 
     def changed_dates(self, con: duckdb.DuckDBPyConnection, after_seq: int) -> tuple[int, list[date]]:
-        """Give the last commit's number and the dates whose rows or counts changed in commits after `after_seq`.
+        """Give the last commit's number and the dates whose rows or counts changed in commits after
+        `after_seq`.
 
-        Includes dates that lost rows. A last commit below `after_seq` says that silver started a new life; every model
-        is then rebuilt. `after_seq` 0 means all dates.
+        Includes dates that lost rows. A last commit below `after_seq` says that silver started a new life;
+        every model is then rebuilt. `after_seq` 0 means all dates.
         """
 
     def relation_sql(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None) -> str:
-        """Give a SELECT of the dataset's rows for these event dates (None: all), with the columns of `INPUT_COLUMNS`.
+        """Give a SELECT of the dataset's rows for these event dates (None: all), with the columns of
+        `INPUT_COLUMNS`.
 
-        The text becomes a CTE named like the dataset, beside others: it names every table with its database and schema.
+        The text becomes a CTE named like the dataset, beside others: it names every table with its database
+        and schema.
         """
 
 
@@ -110,7 +113,8 @@ INPUT_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             VARCHAR: event_id
             TIMESTAMP: occurred_at_utc
             DATE: event_date
-            VARCHAR: status hostname username scan_id bucket_id bucket category scope_type scope_code root_path
+            VARCHAR: status hostname username scan_id bucket_id bucket category
+            VARCHAR: scope_type scope_code root_path
             BIGINT: total_size_bytes file_count dir_count
             DOUBLE: scan_duration_s
             VARCHAR: error_code error_message
@@ -126,5 +130,7 @@ INPUT_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 def empty_relation_sql(name: str) -> str:
     """Give a SELECT of no rows with the input's typed columns."""
-    columns = ", ".join(f'CAST(NULL AS {sql_type}) AS "{column}"' for column, sql_type in INPUT_COLUMNS[name].items())
+    columns = ", ".join(
+        f'CAST(NULL AS {sql_type}) AS "{column}"' for column, sql_type in INPUT_COLUMNS[name].items()
+    )
     return f"SELECT {columns} WHERE FALSE"

@@ -6,8 +6,8 @@
     -- period: day | week
     -- column <name>: <meaning>; unit <unit>      one line per output column, in output order
 
-A line that starts with `--` and two or more spaces continues the one above. A model of period `week` may also look at the
-week before the one it computes.
+A line that starts with `--` and two or more spaces continues the one above. A model of period `week` may also
+look at the week before the one it computes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GoldModelError(PiperError):
     def __init__(self, name: str, detail: str) -> None:
         super().__init__(
             f"gold model {name}: {detail}",
-            hint="The model files are part of piper: fix the file, or reinstall piper if you did not change it.",
+            hint="The model files are part of piper: fix the file, or reinstall piper.",
         )
 
 
@@ -59,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class GoldModel:
-    """One gold table: its meaning, and the SELECT (no header, no semicolon) that computes it from `inputs`."""
+    """One gold table: its meaning, and the SELECT (no header, no semicolon) that computes it."""
 
     name: str
     description: str
@@ -81,21 +81,27 @@ class GoldModel:
         return hashlib.sha256("\n".join([self.sql, self.period, *self.inputs, *shape]).encode()).hexdigest()
 
     def with_inputs(self, relations: Mapping[str, str]) -> str:
-        """Give the whole query: the model over a SELECT per declared input, bound as CTEs (no view, no DDL)."""
+        """Give the whole query: the model over one SELECT per declared input, bound as CTEs."""
         ctes = ", ".join(f"{name} AS ({relations[name]})" for name in self.inputs)
         return f"WITH {ctes} SELECT * FROM (\n{self.sql}\n)"
 
 
 @cache
 def load_models() -> tuple[GoldModel, ...]:
-    """Load the models of the package, sorted by name. Raises `GoldModelError` for a file that contradicts itself."""
+    """Load the models of the package, sorted by name. Raises `GoldModelError` for a file that contradicts
+    itself.
+    """
     folder = resources.files("piper.gold").joinpath("models")
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
-    return tuple(parse_model(entry.name.removesuffix(".sql"), entry.read_text("utf-8")) for entry in files)
+    texts = {
+        entry.name.removesuffix(".sql"): entry.read_text("utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    }
+    return tuple(parse_model(name, texts[name]) for name in sorted(texts))
 
 
 def parse_model(name: str, text: str) -> GoldModel:
-    """Make a model from the text of its file, check the header against the SELECT's real columns and types."""
+    """Make a model from the text of its file, its header checked against the SELECT's columns."""
     header, sql = _split(text)
     fields: dict[str, str] = {}
     documented: dict[str, tuple[str, str]] = {}
@@ -133,7 +139,9 @@ def _split(text: str) -> tuple[list[str], str]:
     return header, "\n".join(lines[top:]).strip().removesuffix(";")
 
 
-def _read_header_line(name: str, line: str, fields: dict[str, str], documented: dict[str, tuple[str, str]]) -> None:
+def _read_header_line(
+    name: str, line: str, fields: dict[str, str], documented: dict[str, tuple[str, str]]
+) -> None:
     match = _HEADER_LINE.fullmatch(line)
     if match is None:
         raise GoldModelError(name, f"not a header line: {line!r}")
@@ -161,7 +169,7 @@ def _with_columns(model: GoldModel, documented: Mapping[str, tuple[str, str]]) -
     if undocumented := [column for column in names if column not in documented]:
         raise GoldModelError(model.name, f"columns without a header line: {', '.join(undocumented)}")
     if absent := [column for column in documented if column not in names]:
-        raise GoldModelError(model.name, f"documented columns that the SELECT does not give: {', '.join(absent)}")
+        raise GoldModelError(model.name, f"documented columns that the SELECT lacks: {', '.join(absent)}")
     if names != list(documented) or names[: len(model.grain)] != list(model.grain):
         raise GoldModelError(model.name, "the grain and the column lines are not in the order of the SELECT")
     if wrong := [f"{column} {sql_type}" for column, sql_type in actual if sql_type not in OUTPUT_TYPES]:

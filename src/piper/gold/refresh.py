@@ -1,8 +1,9 @@
 """Refresh gold: recompute the periods that changed in silver, and nothing else.
 
-Each model has its own transaction, which reads silver and the manifest in one snapshot and writes only the gold file: the
-table's new rows and the model's watermark. If we die before its COMMIT, nothing happened and the next refresh does it; after
-it, the model is done. A model that fails is rolled back, logged, and listed in the report's `failed`; the others go on.
+Each model has its own transaction, which reads silver and the manifest in one snapshot and writes only the
+gold file: the table's new rows and the model's watermark. If we die before its COMMIT, nothing happened and
+the next refresh does it; after it, the model is done. A model that fails is rolled back, logged, and listed
+in the report's `failed`; the others go on.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class RefreshReport:
 
 
 class _Work(NamedTuple):
-    """One committed model: rows written (None: had nothing to do), changed dates, the commit it is complete up to."""
+    """One model: rows written (None: nothing to do), changed dates, the commit it is complete up to."""
 
     rows: int | None
     dates: Sequence[date]
@@ -68,7 +69,10 @@ def _utc_now() -> datetime:
 
 
 class GoldStore:
-    """The gold tables and how they are brought up to date. Holds no connection; use it from one thread at a time."""
+    """The gold tables and how they are brought up to date.
+
+    Holds no connection; use it from one thread at a time.
+    """
 
     def __init__(self, models: Sequence[GoldModel], clock: Callable[[], datetime]) -> None:
         """Use `open`."""
@@ -86,8 +90,8 @@ class GoldStore:
     ) -> GoldStore:
         """Attach the file as `gold` to the instance of `con` and create missing tables, empty.
 
-        A damaged file is set aside as `<name>.damaged-<n>` with a log line; the next `refresh` then fills all tables.
-        Raises `DataRootError` when the file cannot be opened although it may be sound.
+        A damaged file is set aside as `<name>.damaged-<n>` with a log line; the next `refresh` then fills all
+        tables. Raises `DataRootError` when the file cannot be opened although it may be sound.
         """
         opened = cls(load_models() if models is None else models, clock)
         store.attach(con, path)
@@ -102,12 +106,12 @@ class GoldStore:
         *,
         on_model: Callable[[ModelOutcome], None] | None = None,
     ) -> RefreshReport:
-        """Recompute the periods of the dates that changed since each model's watermark; None means all models.
+        """Recompute the periods of the dates that changed since each model's watermark, for all models or these.
 
-        `con` is any cursor of the instance, outside a transaction. Nothing is written when nothing changed. A model that
-        was never computed, whose definition changed, or whose watermark is ahead of silver is rebuilt from scratch.
-        Raises `duckdb.FatalException` (the instance must be reopened) and `duckdb.InterruptException`; other database
-        errors of a model are in the report's `failed`.
+        `con` is any cursor of the instance, outside a transaction. Nothing is written when nothing changed. A
+        model that was never computed, whose definition changed, or whose watermark is ahead of silver is
+        rebuilt from scratch. Raises `duckdb.FatalException` (the instance must be reopened) and
+        `duckdb.InterruptException`; other database errors of a model are in the report's `failed`.
         """
         chosen = self._chosen(models)
         idle_through = self._nothing_changed(con, source, chosen)
@@ -123,7 +127,9 @@ class GoldStore:
         *,
         on_model: Callable[[ModelOutcome], None] | None = None,
     ) -> RefreshReport:
-        """Recompute the models (None: all) from all of silver, whatever the watermarks say. Otherwise as `refresh`."""
+        """Recompute the models (None: all) from all of silver, whatever the watermarks say. Otherwise as
+        `refresh`.
+        """
         return self._run(con, source, self._chosen(models), from_scratch=True, on_model=on_model)
 
     def _chosen(self, names: Collection[str] | None) -> list[GoldModel]:
@@ -136,7 +142,7 @@ class GoldStore:
     def _nothing_changed(
         self, con: duckdb.DuckDBPyConnection, source: SilverSource, chosen: Sequence[GoldModel]
     ) -> int | None:
-        """Ask once for all models, as most refreshes of a quiet spool end here; None says that there is work."""
+        """Ask once for all models, as most refreshes end here; None says that there is work."""
         with store.transaction(con):
             marks = store.read_watermarks(con)
             if any(not _is_current(model, marks.get(model.name)) for model in chosen):
@@ -206,10 +212,8 @@ class GoldStore:
             rows = _insert(con, source, model, None)
         elif dates:
             periods = changed_periods(model, dates)
-            con.execute(
-                f"DELETE FROM {store.table_of(model)} WHERE {model.period_column} IN (SELECT unnest(?::DATE[]))",
-                [periods],
-            )
+            stale = f"{model.period_column} IN (SELECT unnest(?::DATE[]))"
+            con.execute(f"DELETE FROM {store.table_of(model)} WHERE {stale}", [periods])
             rows = _insert(con, source, model, periods)
         else:
             return _Work(None, [], through)

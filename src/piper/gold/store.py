@@ -1,8 +1,8 @@
 """The gold database file: attaching it, its tables, its watermarks.
 
-Gold is derived, so its file is never worth saving: what is missing is made, what is damaged is set aside, and the refresh
-fills it again from silver. Whatever is committed here survives a crash together with its watermark; a death at any other
-moment costs one recomputation.
+Gold is derived, so its file is never worth saving: what is missing is made, what is damaged is set aside, and
+the refresh fills it again from silver. Whatever is committed here survives a crash together with its
+watermark; a death at any other moment costs one recomputation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Watermark:
-    """Up to which silver commit a model's table is complete, and by which definition its rows were computed."""
+    """Up to which silver commit a table is complete, and by which definition it was computed."""
 
     through_seq: int
     definition: str
@@ -41,14 +41,16 @@ def table_of(model: GoldModel) -> str:
 
 
 def attach(con: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Attach the gold file as `gold` (a no-op when it is), made new if missing, set aside and made new if damaged.
+    """Attach the gold file as `gold` (a no-op when it is), made new if missing, set aside and made new if
+    damaged.
 
-    Raises `DataRootError` when the file can be neither read nor made, or another process holds it: that is no damage.
+    Raises `DataRootError` when the file can be neither read nor made, or another process holds it: that is no
+    damage.
     """
     if _is_attached(con):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and (damage := _damage_of(path)):
+    if damage := _damage_of(path):
         _set_aside(path, damage)
     quoted = str(path).replace("'", "''")
     try:
@@ -82,7 +84,9 @@ def read_watermarks(con: duckdb.DuckDBPyConnection) -> dict[str, Watermark]:
     return {model: Watermark(through_seq, definition) for model, through_seq, definition in rows}
 
 
-def write_watermark(con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime) -> None:
+def write_watermark(
+    con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime
+) -> None:
     """Record that the model's table is complete up to this commit, inside the caller's transaction."""
     con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [model.name])
     con.execute(
@@ -117,9 +121,12 @@ def _is_attached(con: duckdb.DuckDBPyConnection) -> bool:
 def _damage_of(path: Path) -> str | None:
     """Read the whole file through a DuckDB of its own and say what is wrong with it, if anything.
 
-    The writer's instance never sees a broken file: an error while it is attached there could stop the manifest as well.
-    Gold is small, so that reading it all (blocks carry checksums) takes well under a second.
+    The writer's instance never sees a broken file: an error while it is attached there could stop the
+    manifest as well. Gold is small, so that reading it all (blocks carry checksums) takes well under a
+    second.
     """
+    if not path.exists():
+        return "its log is there without it" if _log_of(path).exists() else None
     try:
         with path.open("rb"):
             pass
@@ -130,7 +137,7 @@ def _damage_of(path: Path) -> str | None:
         with duckdb.connect() as probe:
             probe.execute(f"ATTACH '{quoted}' AS probed (READ_ONLY)")
             names = probe.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = 'probed' AND schema_name = 'main'"
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = 'probed'"
             ).fetchall()
             for (name,) in names:
                 probe.execute(f'SELECT bit_xor(hash(COLUMNS(*))) FROM probed.main."{name}"').fetchall()
@@ -142,25 +149,30 @@ def _damage_of(path: Path) -> str | None:
 
 
 def _set_aside(path: Path, damage: str) -> None:
-    """Rename the file and its log. If we die between the two renames, the next start drops the orphaned log likewise."""
+    """Rename the log and the file. If we die between, the next start finds the damage again and renames the
+    file.
+    """
     aside = next(
         candidate
         for number in range(1, 10_000)
         if not (candidate := path.with_name(f"{path.name}.damaged-{number}")).exists()
     )
-    wal = path.with_name(f"{path.name}.wal")
     try:
         # The log first: a log without its database would be replayed into the new one.
-        if wal.exists():
-            wal.replace(aside.with_name(f"{aside.name}.wal"))
-        path.replace(aside)
+        for source, target in ((_log_of(path), _log_of(aside)), (path, aside)):
+            if source.exists():
+                source.replace(target)
     except OSError as error:
         raise _unusable(path, error) from error
     _log.error("gold_set_aside", path=str(path), renamed_to=str(aside), damage=damage)
 
 
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.wal")
+
+
 def _unusable(path: Path, error: Exception) -> DataRootError:
     return DataRootError(
         f"the gold database {path} cannot be opened: {error}",
-        hint="Check its owner, mode and disk, and close other programs that have it open: they should read warehouse/.",
+        hint="Check owner, mode and disk; close programs that have it open, they should read warehouse/.",
     )

@@ -1,5 +1,5 @@
--- description: How complete, correct and timely the telemetry of a day is. A day with only quarantined lines or duplicates
---   has a row too.
+-- description: How complete, correct and timely the telemetry of a day is. A day with only quarantined lines
+--   or duplicates has a row too.
 -- grain: event_date
 -- inputs: silver_events, ingest_counts
 -- period: day
@@ -14,8 +14,8 @@
 -- column contract_violations: accepted events of a known type that break the registry; unit count
 -- column quarantined_lines: lines rejected; unit count
 -- column duplicate_events: lines dropped because their event_id was already there; unit count
--- column p95_ingest_lag_s: exact 0.95 quantile (interpolated) of ingested_at_utc - occurred_at_utc, negative where a host's
---   clock is ahead, NULL without events; unit s
+-- column p95_ingest_lag_s: exact 0.95 quantile (interpolated) of ingested_at_utc - occurred_at_utc, negative
+--   where a host's clock is ahead, NULL without events; unit s
 -- column max_clock_skew_s: furthest that an event was ahead of its ingestion, 0 where none was; unit s
 WITH events AS (
     SELECT
@@ -27,7 +27,8 @@ WITH events AS (
         COUNT(DISTINCT event_type) AS active_event_types,
         COUNT(*) FILTER (WHERE NOT is_known_type) AS unknown_type_events,
         COUNT(contract_violation) AS contract_violations,
-        quantile_cont(date_diff('microsecond', occurred_at_utc, ingested_at_utc) / 1e6, 0.95) AS p95_ingest_lag_s,
+        quantile_cont(date_diff('microsecond', occurred_at_utc, ingested_at_utc) / 1e6, 0.95)
+            AS p95_ingest_lag_s,
         MAX(date_diff('microsecond', ingested_at_utc, occurred_at_utc) / 1e6) AS furthest_ahead_s
     FROM silver_events
     GROUP BY event_date

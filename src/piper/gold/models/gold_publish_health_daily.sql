@@ -26,7 +26,7 @@ SELECT
     AVG(duration_ms) AS avg_duration_ms,
     quantile_cont(CAST(duration_ms AS DOUBLE), 0.5) AS p50_duration_ms,
     quantile_cont(CAST(duration_ms AS DOUBLE), 0.95) AS p95_duration_ms,
-    -- A sum beyond 64 bits can only come from a nonsense value: NULL, not an error that would stop the whole model.
+    -- A sum beyond 64 bits can only come from a nonsense value: NULL, not an error that stops the model.
     TRY_CAST(SUM(output_size_bytes) AS BIGINT) AS total_output_bytes
 FROM silver_publish_usd
 GROUP BY event_date, "show", sequence, event_type

@@ -11,11 +11,12 @@
 -- column success_rate_pct: 100 * success_count / total_jobs; unit percent
 -- column total_frames: frames of all jobs, NULL where no job reports them; unit count
 -- column total_failed_frames: failed frames of all jobs, NULL where no job reports them; unit count
--- column frame_success_rate_pct: 100 * (total_frames - total_failed_frames) / total_frames, NULL without frames; unit percent
--- column avg_render_time_s: mean render time of a frame, that is the jobs' avg_render_time_s weighted by frame_count over
---   the jobs that report both; unit s
--- column p90_frame_time_s: exact 0.9 quantile (interpolated) over the jobs of each job's own p90 frame time; it is not the
---   p90 over all frames, which summaries cannot give; unit s
+-- column frame_success_rate_pct: 100 * (total_frames - total_failed_frames) / total_frames, NULL without
+--   frames; unit percent
+-- column avg_render_time_s: mean render time of a frame, that is the jobs' avg_render_time_s weighted by
+--   frame_count over the jobs that report both; unit s
+-- column p90_frame_time_s: exact 0.9 quantile (interpolated) over the jobs of each job's own p90 frame time;
+--   it is not the p90 over all frames, which summaries cannot give; unit s
 -- column total_cpu_hours: CPU time of all jobs, NULL where no job reports it; unit h
 -- column peak_memory_gb: largest peak of any job; unit GB
 -- column avg_queue_wait_s: mean wait in the queue over the jobs that report one; unit s

@@ -1,20 +1,21 @@
--- description: How large each storage bucket is at its last scan of a week, and how much it grew since the last scan of the
---   week before. Success and info scans only.
+-- description: How large each storage bucket is at its last scan of a week, and how much it grew since the
+--   last scan of the week before. Success and info scans only.
 -- grain: week_start, bucket, scope_type, scope_code, root_path
 -- inputs: silver_storage_scan_bucket
 -- period: week
 -- column week_start: Monday of the scans' week, in UTC; unit date
 -- column bucket: name of the bucket, NULL where the scan names none; unit text
--- column scope_type: what the bucket belongs to (show, shot, asset ...), NULL where the scan names none; unit text
+-- column scope_type: what the bucket belongs to (show, shot, asset ...), NULL where the scan names none; unit
+--   text
 -- column scope_code: code of that show, shot or asset, NULL where the scan names none; unit text
 -- column root_path: folder that was scanned, NULL where the scan names none; unit text
 -- column scan_count: success and info scans of the week; unit count
--- column latest_size_bytes: size at the latest scan by occurred_at_utc (of scans in one second, the largest event_id);
---   NULL where that scan reports none; unit bytes
+-- column latest_size_bytes: size at the latest scan by occurred_at_utc (of scans in one second, the largest
+--   event_id); NULL where that scan reports none; unit bytes
 -- column latest_file_count: files at the same scan; unit count
 -- column latest_dir_count: folders at the same scan; unit count
--- column growth_bytes: latest_size_bytes less that of the calendar week before, NULL where that week has no scan of this
---   bucket; unit bytes
+-- column growth_bytes: latest_size_bytes less that of the calendar week before, NULL where that week has no
+--   scan of this bucket; unit bytes
 WITH scans AS (
     SELECT
         CAST(date_trunc('week', event_date) AS DATE) AS week_start,
@@ -31,7 +32,7 @@ WITH scans AS (
     WHERE status IN ('success', 'info')
 ),
 
--- The three values of one struct come from one scan; arg_max of each column alone would skip NULLs and mix scans.
+-- The values of one struct come from one scan; arg_max of each column alone would skip NULLs and mix scans.
 weeks AS (
     SELECT
         week_start,

@@ -1,4 +1,5 @@
--- description: How often each artist tool was used, how often it worked, how long it took and for how many people.
+-- description: How often each artist tool was used, how often it worked, how long it took and for how many
+--   people.
 -- grain: event_date, event_type
 -- inputs: silver_tool_events
 -- period: day
