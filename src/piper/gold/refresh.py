@@ -106,7 +106,7 @@ class GoldStore:
         *,
         on_model: Callable[[ModelOutcome], None] | None = None,
     ) -> RefreshReport:
-        """Recompute the periods of the dates that changed since each model's watermark, for all models or these.
+        """Recompute the periods of the dates that changed since each model's watermark (None: all models).
 
         `con` is any cursor of the instance, outside a transaction. Nothing is written when nothing changed. A
         model that was never computed, whose definition changed, or whose watermark is ahead of silver is
