@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support import gold_reference
 from tests.support.gold_source import TableSource
 
-from piper.gold.models import load_models
+from piper.gold.models import GoldModel, load_models
 from piper.gold.refresh import GoldStore
 
 FIRST = date(2026, 2, 27)
@@ -50,7 +50,8 @@ COUNTERS = [
 def events(draw: st.DrawFn) -> dict[str, Any]:
     """Give an event of any gold's type; the ids repeat, so that duplicates are among them."""
     at = f"{draw(st.sampled_from(DAYS))}T{draw(st.integers(0, 23)):02}:00:00Z"
-    payload: dict[str, Any] = {name: draw(SMALL) for name in draw(st.sets(st.sampled_from(COUNTERS)))}
+    values = draw(st.lists(SMALL, min_size=len(COUNTERS), max_size=len(COUNTERS)))
+    payload: dict[str, Any] = dict(zip(COUNTERS, values, strict=True))
     payload["category"] = draw(st.sampled_from([None, "cache", "texture"]))
     return {
         "schema_version": "1.0",
@@ -68,20 +69,21 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
 
 
 BATCH = st.tuples(
-    st.lists(events(), max_size=8),
+    st.lists(events(), min_size=2, max_size=8),
     st.lists(st.sampled_from(DAYS), max_size=2),
     st.none() | st.integers(0, 60),
 )
 """Events, dates of quarantined lines, and the number of an event that silver then drops."""
 
 
+def table(con: duckdb.DuckDBPyConnection, model: GoldModel) -> list[gold_reference.Row]:
+    names = [column.name for column in model.columns]
+    rows = con.execute(f"SELECT * FROM gold.main.{model.name}").fetchall()
+    return gold_reference.sort_rows(dict(zip(names, row, strict=True)) for row in rows)
+
+
 def tables(con: duckdb.DuckDBPyConnection) -> dict[str, list[gold_reference.Row]]:
-    found = {}
-    for model in load_models():
-        names = [column.name for column in model.columns]
-        rows = con.execute(f"SELECT * FROM gold.main.{model.name}").fetchall()
-        found[model.name] = gold_reference.sort_rows(dict(zip(names, row, strict=True)) for row in rows)
-    return found
+    return {model.name: table(con, model) for model in load_models()}
 
 
 def assert_equal(
@@ -92,7 +94,7 @@ def assert_equal(
         assert gold_reference.rows_agree(rows, right[name]), f"{name}: {rows}\n!=\n{right[name]}"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches=st.lists(BATCH, min_size=1, max_size=6))
 def test_incremental_refreshes_equal_a_rebuild_and_the_reference(
     batches: list[tuple[list[dict[str, Any]], list[date], int | None]],
@@ -127,3 +129,41 @@ def test_incremental_refreshes_equal_a_rebuild_and_the_reference(
             incremental,
             gold_reference.recompute(present.values(), quarantined=quarantined, duplicates=duplicates),
         )
+
+
+SCAN = st.tuples(st.integers(0, 27), st.sampled_from([None, "cache"]), st.integers(1, 10**6))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(batches=st.lists(st.lists(SCAN, min_size=1, max_size=5), min_size=2, max_size=5))
+def test_growth_follows_scans_that_arrive_late_and_out_of_order(
+    batches: list[list[tuple[int, str | None, int]]],
+) -> None:
+    storage = next(model for model in load_models() if model.period == "week")
+    with TemporaryDirectory() as folder, duckdb.connect() as con:
+        source = TableSource(con)
+        store = GoldStore.open(con, Path(folder) / "gold.duckdb", models=[storage])
+        arrived: list[dict[str, Any]] = []
+        for batch in batches:
+            scans = [
+                scan(f"e{len(arrived) + n}", FIRST + timedelta(days=day), bucket, size)
+                for n, (day, bucket, size) in enumerate(batch)
+            ]
+            arrived += scans
+            source.commit(scans)
+            assert store.refresh(con, source).failed == {}
+            expected = gold_reference.recompute(arrived)[storage.name]
+            assert_equal({storage.name: table(con, storage)}, {storage.name: expected})
+
+
+def scan(event_id: str, day: date, bucket: str | None, size: int) -> dict[str, Any]:
+    return {
+        "event_id": event_id,
+        "event_type": "storage.scan.bucket",
+        "status": "info",
+        "occurred_at": f"{day}T12:00:00Z",
+        "action_id": "a",
+        "hostname": "ws1",
+        "host_user": "ana",
+        "payload": {"bucket": bucket, "root_path": "/r", "size_bytes": size},
+    }
