@@ -356,4 +356,6 @@ def test_a_file_held_by_another_program_is_not_set_aside(
     con.execute("DETACH gold")
     with holding(path), pytest.raises(DataRootError, match="lock"):
         open_store(con, path)
+    with duckdb.connect(path), pytest.raises(DataRootError, match="already attached"):
+        open_store(con, path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -142,7 +142,8 @@ def _damage_of(path: Path) -> str | None:
             for (name,) in names:
                 probe.execute(f'SELECT bit_xor(hash(COLUMNS(*))) FROM probed.main."{name}"').fetchall()
     except duckdb.Error as error:
-        if "Could not set lock" in str(error):
+        # A file that someone else has open, here or in another process, is not a damaged one.
+        if isinstance(error, duckdb.BinderException) or "Could not set lock" in str(error):
             raise _unusable(path, error) from error
         return str(error)
     return None
