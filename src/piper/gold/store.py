@@ -150,8 +150,10 @@ def _damage_of(path: Path) -> str | None:
 
 
 def _set_aside(path: Path, damage: str) -> None:
-    """Rename the log and the file. If we die between, the next start finds the damage again and renames the
-    file.
+    """Rename the log and the file.
+
+    If we die between, the file alone is either still damaged and renamed next time, or an older state whose
+    watermarks fit its rows.
     """
     aside = next(
         candidate
