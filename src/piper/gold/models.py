@@ -1,0 +1,189 @@
+"""The gold models: one `.sql` file each, holding a commented header and one SELECT.
+
+    -- description: what the table answers
+    -- grain: key columns, the first one being the date of the period
+    -- inputs: input relations (see `inputs.INPUT_COLUMNS`)
+    -- period: day | week
+    -- column <name>: <meaning>; unit <unit>      one line per output column, in output order
+
+A line that starts with `--` and two or more spaces continues the one above. A model of period `week` may also
+look at the week before the one it computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from typing import Literal, cast
+
+import duckdb
+
+from piper.errors import PiperError
+from piper.gold.inputs import INPUT_COLUMNS, empty_relation_sql
+
+Period = Literal["day", "week"]
+
+OUTPUT_TYPES = frozenset({"DATE", "VARCHAR", "BIGINT", "DOUBLE", "TIMESTAMP"})
+"""What a gold column may be; dashboards read other types as text or not at all."""
+
+UNITS = frozenset({"date", "text", "count", "percent", "ms", "s", "h", "bytes", "GB"})
+
+_HEADER_KEYS = frozenset({"description", "grain", "inputs", "period"})
+_HEADER_LINE = re.compile(r"-- (?P<key>[a-z]+)(?: (?P<column>[a-z0-9_]+))?: (?P<text>.+)")
+_COLUMN_TEXT = re.compile(r"(?P<meaning>.+); unit (?P<unit>\S+)")
+
+
+class GoldModelError(PiperError):
+    """A model file's header and its SELECT do not agree, or the SELECT does not run on its inputs."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(
+            f"gold model {name}: {detail}",
+            hint="The model files are part of piper: fix the file, or reinstall piper.",
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output column; `type` is a DuckDB type name out of `OUTPUT_TYPES`."""
+
+    name: str
+    unit: str
+    meaning: str
+    type: str
+
+
+@dataclass(frozen=True)
+class GoldModel:
+    """One gold table: its meaning, and the SELECT (no header, no semicolon) that computes it."""
+
+    name: str
+    description: str
+    grain: tuple[str, ...]
+    period: Period
+    inputs: tuple[str, ...]
+    columns: tuple[Column, ...]
+    sql: str
+
+    @property
+    def period_column(self) -> str:
+        """The date column that says which day or week (its Monday) a row belongs to."""
+        return self.grain[0]
+
+    @property
+    def definition(self) -> str:
+        """A hash that changes when the stored rows would no longer be what this model gives."""
+        shape = [f"{column.name} {column.type}" for column in self.columns]
+        return hashlib.sha256("\n".join([self.sql, self.period, *self.inputs, *shape]).encode()).hexdigest()
+
+    def with_inputs(self, relations: Mapping[str, str]) -> str:
+        """Give the whole query: the model over one SELECT per declared input, bound as CTEs."""
+        ctes = ", ".join(f"{name} AS ({relations[name]})" for name in self.inputs)
+        return f"WITH {ctes} SELECT * FROM (\n{self.sql}\n)"
+
+
+@cache
+def load_models() -> tuple[GoldModel, ...]:
+    """Load the models of the package, sorted by name. Raises `GoldModelError` for a file that contradicts
+    itself.
+    """
+    folder = resources.files("piper.gold").joinpath("models")
+    texts = {
+        entry.name.removesuffix(".sql"): entry.read_text("utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    }
+    return tuple(parse_model(name, texts[name]) for name in sorted(texts))
+
+
+def parse_model(name: str, text: str) -> GoldModel:
+    """Make a model from the text of its file, its header checked against the SELECT's columns."""
+    header, sql = _split(text)
+    fields: dict[str, str] = {}
+    documented: dict[str, tuple[str, str]] = {}
+    for line in header:
+        _read_header_line(name, line, fields, documented)
+    if missing := sorted(_HEADER_KEYS - fields.keys()):
+        raise GoldModelError(name, f"the header lacks {', '.join(missing)}")
+    if fields["period"] not in ("day", "week"):
+        raise GoldModelError(name, f"period is {fields['period']!r}, not day or week")
+    inputs = _names(fields["inputs"])
+    if unknown := sorted(set(inputs) - INPUT_COLUMNS.keys()):
+        raise GoldModelError(name, f"unknown inputs {', '.join(unknown)}")
+    model = GoldModel(
+        name=name,
+        description=fields["description"],
+        grain=_names(fields["grain"]),
+        period=cast("Period", fields["period"]),
+        inputs=inputs,
+        columns=(),
+        sql=sql,
+    )
+    return _with_columns(model, documented)
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    """Separate the comment lines at the top, continuations joined, from the statement."""
+    lines = text.splitlines()
+    top = next((number for number, line in enumerate(lines) if not line.startswith("--")), len(lines))
+    header: list[str] = []
+    for line in lines[:top]:
+        if line.startswith("--  ") and header:
+            header[-1] += " " + line[2:].strip()
+        else:
+            header.append(line)
+    return header, "\n".join(lines[top:]).strip().removesuffix(";")
+
+
+def _read_header_line(
+    name: str, line: str, fields: dict[str, str], documented: dict[str, tuple[str, str]]
+) -> None:
+    match = _HEADER_LINE.fullmatch(line)
+    if match is None:
+        raise GoldModelError(name, f"not a header line: {line!r}")
+    key, column, text = match["key"], match["column"], match["text"]
+    if key == "column" and column:
+        unit = _COLUMN_TEXT.fullmatch(text)
+        if unit is None or unit["unit"] not in UNITS:
+            raise GoldModelError(name, f"column {column} needs '; unit <one of {', '.join(sorted(UNITS))}>'")
+        if column in documented:
+            raise GoldModelError(name, f"column {column} is documented twice")
+        documented[column] = (unit["unit"], unit["meaning"])
+    elif key in _HEADER_KEYS and not column and key not in fields:
+        fields[key] = text
+    else:
+        raise GoldModelError(name, f"unknown or repeated header line: {line!r}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _with_columns(model: GoldModel, documented: Mapping[str, tuple[str, str]]) -> GoldModel:
+    actual = _describe(model)
+    names = [column for column, _ in actual]
+    if undocumented := [column for column in names if column not in documented]:
+        raise GoldModelError(model.name, f"columns without a header line: {', '.join(undocumented)}")
+    if absent := [column for column in documented if column not in names]:
+        raise GoldModelError(model.name, f"documented columns that the SELECT lacks: {', '.join(absent)}")
+    if names != list(documented) or names[: len(model.grain)] != list(model.grain):
+        raise GoldModelError(model.name, "the grain and the column lines are not in the order of the SELECT")
+    if wrong := [f"{column} {sql_type}" for column, sql_type in actual if sql_type not in OUTPUT_TYPES]:
+        raise GoldModelError(model.name, f"columns of a type that dashboards cannot read: {', '.join(wrong)}")
+    columns = tuple(Column(column, *documented[column], sql_type) for column, sql_type in actual)
+    return replace(model, columns=columns)
+
+
+def _describe(model: GoldModel) -> Sequence[tuple[str, str]]:
+    """Bind the SELECT over empty typed inputs; give its columns and their types."""
+    query = model.with_inputs({name: empty_relation_sql(name) for name in model.inputs})
+    try:
+        with duckdb.connect() as con:
+            rows = con.execute(f"DESCRIBE {query}").fetchall()
+    except duckdb.Error as error:
+        raise GoldModelError(model.name, f"the SELECT does not bind: {error}") from error
+    return [(str(row[0]), str(row[1])) for row in rows]

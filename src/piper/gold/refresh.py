@@ -1,0 +1,262 @@
+"""Refresh gold: recompute the periods that changed in silver, and nothing else.
+
+Each model has its own transaction, which reads silver and the manifest in one snapshot and writes only the
+gold file: the table's new rows and the model's watermark. If we die before its COMMIT, nothing happened and
+the next refresh does it; after it, the model is done. A model that fails is rolled back, logged, and listed
+in the report's `failed`; the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import structlog
+
+from piper.gold import store
+from piper.gold.inputs import SilverSource
+from piper.gold.models import GoldModel, load_models
+
+_log = structlog.get_logger(__name__)
+
+_WEEK = timedelta(weeks=1)
+
+
+class ModelRun(NamedTuple):
+    """What one model cost: wall time, and rows written."""
+
+    seconds: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """What `on_model` is told after each model: `error` is None when it was committed."""
+
+    name: str
+    seconds: float
+    rows: int
+    error: duckdb.Error | None
+
+
+@dataclass(frozen=True)
+class RefreshReport:
+    """What a refresh did. Models that had nothing to do are in neither `models` nor `failed`."""
+
+    models: Mapping[str, ModelRun]
+    failed: Mapping[str, duckdb.Error]
+    dates: Sequence[date]
+    """The changed event dates that were recomputed, sorted."""
+    through_seq: int
+    """Every model asked for is complete up to this silver commit."""
+
+
+class _Work(NamedTuple):
+    """One model: rows written (None: nothing to do), changed dates, the commit it is complete up to."""
+
+    rows: int | None
+    dates: Sequence[date]
+    through_seq: int
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class GoldStore:
+    """The gold tables and how they are brought up to date.
+
+    Holds no connection; use it from one thread at a time.
+    """
+
+    def __init__(self, models: Sequence[GoldModel], clock: Callable[[], datetime]) -> None:
+        """Use `open`."""
+        self.models = tuple(models)
+        self._clock = clock
+
+    @classmethod
+    def open(
+        cls,
+        con: duckdb.DuckDBPyConnection,
+        path: Path,
+        *,
+        models: Sequence[GoldModel] | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> GoldStore:
+        """Attach the file as `gold` to the instance of `con` and create missing tables, empty.
+
+        A damaged file is set aside as `<name>.damaged-<n>` with a log line; the next `refresh` then fills all
+        tables. Raises `DataRootError` when the file cannot be opened although it may be sound.
+        """
+        opened = cls(load_models() if models is None else models, clock)
+        store.attach(con, path)
+        store.create_tables(con, opened.models)
+        return opened
+
+    def refresh(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        source: SilverSource,
+        models: Collection[str] | None = None,
+        *,
+        on_model: Callable[[ModelOutcome], None] | None = None,
+    ) -> RefreshReport:
+        """Recompute the periods of the dates that changed since each model's watermark (None: all models).
+
+        `con` is any cursor of the instance, outside a transaction. Nothing is written when nothing changed. A
+        model that was never computed, whose definition changed, or whose watermark is ahead of silver is
+        rebuilt from scratch. Raises `duckdb.FatalException` (the instance must be reopened) and
+        `duckdb.InterruptException`; other database errors of a model are in the report's `failed`.
+        """
+        chosen = self._chosen(models)
+        idle_through = self._nothing_changed(con, source, chosen)
+        if idle_through is not None:
+            return RefreshReport({}, {}, [], idle_through)
+        return self._run(con, source, chosen, from_scratch=False, on_model=on_model)
+
+    def rebuild(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        source: SilverSource,
+        models: Collection[str] | None = None,
+        *,
+        on_model: Callable[[ModelOutcome], None] | None = None,
+    ) -> RefreshReport:
+        """Recompute the models (None: all) from all of silver, whatever the watermarks say. Otherwise as
+        `refresh`.
+        """
+        return self._run(con, source, self._chosen(models), from_scratch=True, on_model=on_model)
+
+    def _chosen(self, names: Collection[str] | None) -> list[GoldModel]:
+        if names is None:
+            return list(self.models)
+        if unknown := sorted(set(names) - {model.name for model in self.models}):
+            raise KeyError(f"no such gold models: {', '.join(unknown)}")
+        return [model for model in self.models if model.name in names]
+
+    def _nothing_changed(
+        self, con: duckdb.DuckDBPyConnection, source: SilverSource, chosen: Sequence[GoldModel]
+    ) -> int | None:
+        """Ask once for all models, as most refreshes end here; None says that there is work."""
+        with store.transaction(con):
+            marks = store.read_watermarks(con)
+            if any(not _is_current(model, marks.get(model.name)) for model in chosen):
+                return None
+            through = 0
+            for after in {marks[model.name].through_seq for model in chosen}:
+                through, dates = source.changed_dates(con, after)
+                if dates or through < after:
+                    return None
+            return through
+
+    def _run(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        source: SilverSource,
+        chosen: Sequence[GoldModel],
+        *,
+        from_scratch: bool,
+        on_model: Callable[[ModelOutcome], None] | None,
+    ) -> RefreshReport:
+        done: dict[str, ModelRun] = {}
+        failed: dict[str, duckdb.Error] = {}
+        dates: set[date] = set()
+        reached: list[int] = []
+        for model in chosen:
+            started = time.monotonic()
+            result = self._try_model(con, source, model, from_scratch=from_scratch)
+            seconds = time.monotonic() - started
+            if isinstance(result, duckdb.Error):
+                failed[model.name] = result
+                outcome = ModelOutcome(model.name, seconds, 0, result)
+            else:
+                reached.append(result.through_seq)
+                if result.rows is None:
+                    continue
+                dates.update(result.dates)
+                done[model.name] = ModelRun(seconds, result.rows)
+                outcome = ModelOutcome(model.name, seconds, result.rows, None)
+            if on_model is not None:
+                on_model(outcome)
+        marks = store.read_watermarks(con)
+        reached += [marks[name].through_seq if name in marks else 0 for name in failed]
+        return RefreshReport(done, failed, sorted(dates), min(reached, default=0))
+
+    def _try_model(
+        self, con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, *, from_scratch: bool
+    ) -> _Work | duckdb.Error:
+        try:
+            with store.transaction(con):
+                return self._compute(con, source, model, from_scratch=from_scratch)
+        except (duckdb.FatalException, duckdb.InterruptException):
+            raise
+        except duckdb.Error as error:
+            _log.error("gold_model_failed", model=model.name, error=str(error))
+            return error
+
+    def _compute(
+        self, con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, *, from_scratch: bool
+    ) -> _Work:
+        """Bring one table and its watermark up to date, inside the caller's transaction."""
+        mark = store.read_watermarks(con).get(model.name)
+        after = mark.through_seq if mark and _is_current(model, mark) and not from_scratch else 0
+        # Asked first, so that the snapshot of silver is taken here and all that follows reads the same one.
+        through, dates = source.changed_dates(con, after)
+        if from_scratch or mark is None or not _is_current(model, mark) or through < after:
+            store.recreate_table(con, model)
+            rows = _insert(con, source, model, None)
+        elif dates:
+            periods = changed_periods(model, dates)
+            stale = f"{model.period_column} IN (SELECT unnest(?::DATE[]))"
+            con.execute(f"DELETE FROM {store.table_of(model)} WHERE {stale}", [periods])
+            rows = _insert(con, source, model, periods)
+        else:
+            return _Work(None, [], through)
+        store.write_watermark(con, model, through, self._clock())
+        return _Work(rows, dates, through)
+
+
+def changed_periods(model: GoldModel, dates: Sequence[date]) -> list[date]:
+    """Give the periods to recompute: the dates themselves, or their weeks' Mondays and the Mondays after.
+
+    A week's growth is measured against the week before it, so that a changed week changes the next one too.
+    """
+    if model.period == "day":
+        return sorted(set(dates))
+    mondays = {day - timedelta(days=day.weekday()) for day in dates}
+    return sorted(mondays | {monday + _WEEK for monday in mondays if monday <= date.max - _WEEK})
+
+
+def input_dates(model: GoldModel, periods: Sequence[date]) -> list[date]:
+    """Give the event dates whose silver rows decide these periods; for weeks, the week before included."""
+    if model.period == "day":
+        return sorted(periods)
+    # Clipped to the calendar that Python has: an artist's clock can say year 1.
+    first, last = date.min.toordinal(), date.max.toordinal()
+    days = {monday.toordinal() + offset for monday in periods for offset in range(-7, 7)}
+    return [date.fromordinal(day) for day in sorted(days) if first <= day <= last]
+
+
+def _is_current(model: GoldModel, mark: store.Watermark | None) -> bool:
+    return mark is not None and mark.definition == model.definition
+
+
+def _insert(
+    con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, periods: Sequence[date] | None
+) -> int:
+    """Compute these periods (None: all) and insert them; give the number of rows."""
+    dates = None if periods is None else input_dates(model, periods)
+    query = model.with_inputs({name: source.relation_sql(con, name, dates) for name in model.inputs})
+    insert = f"INSERT INTO {store.table_of(model)} BY NAME SELECT * FROM ({query})"
+    if periods is None:
+        counted = con.execute(insert).fetchone()
+    else:
+        # The week before is read to compare with, not to be written.
+        where = f" WHERE {model.period_column} IN (SELECT unnest(?::DATE[]))"
+        counted = con.execute(insert + where, [list(periods)]).fetchone()
+    return int(counted[0]) if counted else 0
