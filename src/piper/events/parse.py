@@ -10,6 +10,7 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -135,7 +136,7 @@ class Parser:
             "line_index": np.arange(self._next_index, self._next_index + count)[good],
             "line": text,
             "source_file": pa.DictionaryArray.from_arrays(
-                pa.array(lines.span_of[good].astype(np.int32)), pa.array(files, pa.string())
+                lines.span_of[good].astype(np.int32), pa.array(files, pa.string())
             ),
             "source_offset": lines.offsets[good],
             "source_line": lines.numbers[good],
@@ -164,11 +165,11 @@ def _split(spans: Sequence[Span]) -> Lines:
     return Lines(spans, data, starts, ends, span_of, offsets, numbers)
 
 
-def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Array:
+def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> "pa.Array[Any]":
     """The lines as an Arrow string column, newline included (it is white space to JSON), sharing the read buffer."""
     offsets = np.zeros(len(lines.ends) + 1, dtype=np.int32)
     offsets[1:] = lines.ends
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(lines.data)]
+    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(lines.data)]
     if not bad.any():
         return pa.Array.from_buffers(pa.string(), len(lines.ends), buffers)
     return pa.Array.from_buffers(pa.binary(), len(lines.ends), buffers).filter(pa.array(~bad)).cast(pa.string())

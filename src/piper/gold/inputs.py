@@ -130,7 +130,5 @@ INPUT_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 def empty_relation_sql(name: str) -> str:
     """Give a SELECT of no rows with the input's typed columns."""
-    columns = ", ".join(
-        f'CAST(NULL AS {sql_type}) AS "{column}"' for column, sql_type in INPUT_COLUMNS[name].items()
-    )
+    columns = ", ".join(f'CAST(NULL AS {sql_type}) AS "{column}"' for column, sql_type in INPUT_COLUMNS[name].items())
     return f"SELECT {columns} WHERE FALSE"

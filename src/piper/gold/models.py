@@ -139,9 +139,7 @@ def _split(text: str) -> tuple[list[str], str]:
     return header, "\n".join(lines[top:]).strip().removesuffix(";")
 
 
-def _read_header_line(
-    name: str, line: str, fields: dict[str, str], documented: dict[str, tuple[str, str]]
-) -> None:
+def _read_header_line(name: str, line: str, fields: dict[str, str], documented: dict[str, tuple[str, str]]) -> None:
     match = _HEADER_LINE.fullmatch(line)
     if match is None:
         raise GoldModelError(name, f"not a header line: {line!r}")

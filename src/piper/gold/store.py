@@ -84,9 +84,7 @@ def read_watermarks(con: duckdb.DuckDBPyConnection) -> dict[str, Watermark]:
     return {model: Watermark(through_seq, definition) for model, through_seq, definition in rows}
 
 
-def write_watermark(
-    con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime
-) -> None:
+def write_watermark(con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime) -> None:
     """Record that the model's table is complete up to this commit, inside the caller's transaction."""
     con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [model.name])
     con.execute(
@@ -136,9 +134,7 @@ def _damage_of(path: Path) -> str | None:
     try:
         with duckdb.connect() as probe:
             probe.execute(f"ATTACH '{quoted}' AS probed (READ_ONLY)")
-            names = probe.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = 'probed'"
-            ).fetchall()
+            names = probe.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'probed'").fetchall()
             for (name,) in names:
                 probe.execute(f'SELECT bit_xor(hash(COLUMNS(*))) FROM probed.main."{name}"').fetchall()
     except duckdb.Error as error:

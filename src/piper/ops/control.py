@@ -171,17 +171,13 @@ class _Client:
         await self.send({"error": {"message": error.message, "hint": error.hint}})
 
 
-async def _serve_client(
-    stream: SocketStream, handlers: Mapping[str, Handler], slots: anyio.CapacityLimiter
-) -> None:
+async def _serve_client(stream: SocketStream, handlers: Mapping[str, Handler], slots: anyio.CapacityLimiter) -> None:
     async with stream:
         client = _Client(stream)
         try:
             slots.acquire_nowait()
         except anyio.WouldBlock:
-            await client.refuse(
-                ControlError(f"piperd serves {CLIENTS_MAX} commands already", hint="Try again later.")
-            )
+            await client.refuse(ControlError(f"piperd serves {CLIENTS_MAX} commands already", hint="Try again later."))
             return
         try:
             command, args = await _receive_request(stream)
@@ -228,9 +224,7 @@ async def _run(client: _Client, command: str, args: dict[str, Any], handlers: Ma
     except anyio.get_cancelled_exc_class():
         with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
             await client.refuse(
-                ControlError(
-                    f"piperd stopped before {command!r} was done", hint="Start piperd, then ask again."
-                )
+                ControlError(f"piperd stopped before {command!r} was done", hint="Start piperd, then ask again.")
             )
         raise
     except Exception as error:

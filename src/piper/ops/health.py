@@ -16,9 +16,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final, TypedDict
 
-LOOP_LIMIT_SECONDS: Final[Mapping[str, float]] = MappingProxyType(
-    {"ingest": 60.0, "publish": 60.0, "gold": 600.0}
-)
+LOOP_LIMIT_SECONDS: Final[Mapping[str, float]] = MappingProxyType({"ingest": 60.0, "publish": 60.0, "gold": 600.0})
 """How long a loop may be silent. Ingest and publish turn every second; a gold step may rebuild years."""
 
 CONDITIONS: Final = ("manifest_open", "first_scan", "spool", "publish")

@@ -36,9 +36,7 @@ _POLL_SECONDS: Final = 0.25
 _STOP_SECONDS: Final = 1.0
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
-_INDEX: Final = (
-    b"piper\n\n/metrics  for Prometheus\n/healthz  do the loops turn\n/readyz   may readers rely on it\n"
-)
+_INDEX: Final = b"piper\n\n/metrics  for Prometheus\n/healthz  do the loops turn\n/readyz   may readers rely on it\n"
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n"
     b"Retry-After: 1\r\nConnection: close\r\n\r\ntoo many connections\n"
@@ -121,9 +119,7 @@ class MetricsServer:
         where = _address(self._host, self._wanted_port)
         try:
             family, address = _resolve(self._host, self._wanted_port)
-            return _Server(
-                family, address, self._registry, self._health, self._connections_max, self._timeout_seconds
-            )
+            return _Server(family, address, self._registry, self._health, self._connections_max, self._timeout_seconds)
         except OSError as error:
             raise _bind_error(where, error) from error
 

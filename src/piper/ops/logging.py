@@ -118,9 +118,7 @@ class RunLog:
             self._day, self._torn = now.date(), False
             name = f"{self._command}-{now:%H%M%S}Z-{os.getpid()}.jsonl"
             self.path = self._root / "run_logs" / f"{now:%Y-%m-%d}" / name
-        if (
-            self._fd is not None and os.fstat(self._fd).st_nlink == 0
-        ):  # somebody cleaned up: do not write into nowhere
+        if self._fd is not None and os.fstat(self._fd).st_nlink == 0:  # somebody cleaned up: do not write into nowhere
             self.close()
         if self._fd is None:
             self._fd = _open_append(self.path)
@@ -185,9 +183,7 @@ def configure_logging(level: str, format: str, run_log: RunLog | None = None) ->
         )
     logging.captureWarnings(True)
     stderr = _StderrHandler()
-    stderr.setFormatter(
-        _json_formatter() if format == "json" else _text_formatter(colors=sys.stderr.isatty())
-    )
+    stderr.setFormatter(_json_formatter() if format == "json" else _text_formatter(colors=sys.stderr.isatty()))
     root.addHandler(stderr)
     if run_log is not None:
         to_file = _RunLogHandler(run_log, stderr)
@@ -236,9 +232,7 @@ class _RunLogHandler(logging.Handler):
         self._run_log = run_log
         self._other = other
         self._dropped = 0
-        self._counting = (
-            threading.Lock()
-        )  # not the handler's own, which is held while close waits for the thread
+        self._counting = threading.Lock()  # not the handler's own, which is held while close waits for the thread
         self._lines: queue.Queue[bytes | None] = queue.Queue(_QUEUE_LINES_MAX)
         self._thread = threading.Thread(target=self._write_lines, name="run-log", daemon=True)
         self._thread.start()
@@ -273,9 +267,7 @@ class _RunLogHandler(logging.Handler):
     def _tell(self, notice: RunLogNotice) -> None:
         msg = cast(str, {"event": notice.event, **notice.details})  # what structlog makes of an event
         extra = {"_logger": None, "_name": logging.getLevelName(notice.level).lower()}
-        record = logging.getLogger().makeRecord(
-            "piper.ops.logging", notice.level, "", 0, msg, (), None, extra=extra
-        )
+        record = logging.getLogger().makeRecord("piper.ops.logging", notice.level, "", 0, msg, (), None, extra=extra)
         self._other.handle(record)
         if notice.level == logging.WARNING:  # the file is back: the gap is explained where it is
             self._run_log.write(self.format(record).encode())
@@ -287,9 +279,7 @@ def _json_formatter() -> ProcessorFormatter:
 
 
 def _text_formatter(*, colors: bool) -> ProcessorFormatter:
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=colors, exception_formatter=_plain_traceback, sort_keys=False
-    )
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_plain_traceback, sort_keys=False)
     return _formatter(_only_printable, renderer)
 
 
@@ -312,9 +302,7 @@ def _with_head(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> E
 def _to_json(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
     try:
         return orjson.dumps(event_dict, default=_text_of, option=orjson.OPT_NON_STR_KEYS).decode()
-    except (
-        TypeError
-    ):  # lone surrogates, integers beyond 64 bits, circles: rare, so only then is each value looked at
+    except TypeError:  # lone surrogates, integers beyond 64 bits, circles: rare, so only then is each value looked at
         return orjson.dumps(_encodable(event_dict)).decode()
 
 

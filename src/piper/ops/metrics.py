@@ -97,9 +97,7 @@ def _gauge(name: str, unit: str, meaning: str, **labels: tuple[str, ...]) -> Met
     return Metric(name, "gauge", unit, meaning, labels)
 
 
-def _histogram(
-    name: str, unit: str, meaning: str, buckets: tuple[float, ...], **labels: tuple[str, ...]
-) -> Metric:
+def _histogram(name: str, unit: str, meaning: str, buckets: tuple[float, ...], **labels: tuple[str, ...]) -> Metric:
     return Metric(name, "histogram", unit, meaning, labels, buckets)
 
 
@@ -345,9 +343,7 @@ class Metrics:
         self._observe(total, "piper_batch_events")
         self._observe(seconds, "piper_stage_duration_seconds", "commit")
         self._gauge("piper_last_commit_timestamp_seconds").set(self._clock())
-        counts = _present(
-            duplicates=duplicates, contract_violations=contract_violations, unknown_types=unknown_types
-        )
+        counts = _present(duplicates=duplicates, contract_violations=contract_violations, unknown_types=unknown_types)
         _silver.debug("batch_committed", events=total, seconds=round(seconds, 4), **counts)
 
     def commit_failed(self, kind: str, *, error: str = "") -> None:
@@ -390,9 +386,7 @@ class Metrics:
             self._gauge("piper_gold_last_success_timestamp_seconds", model).set(self._clock())
             _gold.debug("gold_refreshed", model=model, seconds=round(seconds, 4))
         else:
-            _gold.error(
-                "gold_refresh_failed", model=model, **_present(error=error), seconds=round(seconds, 4)
-            )
+            _gold.error("gold_refresh_failed", model=model, **_present(error=error), seconds=round(seconds, 4))
 
     # --- the machine ---
 

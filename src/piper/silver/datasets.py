@@ -41,8 +41,16 @@ class Dataset:
 
     @property
     def column_list(self) -> str:
-        """The stored columns, comma-separated."""
-        return ", ".join(name for name, _ in self.stored)
+        """The stored columns, quoted and comma-separated."""
+        return ", ".join(f'"{name}"' for name, _ in self.stored)
+
+    def chunk_rows_sql(self, files: str, columns: str | None = None) -> str:
+        """SELECT of `columns` (default: all stored) from Parquet chunks; `files` is SQL text naming them."""
+        columns, hive_types = columns or self.column_list, "'event_date': DATE"
+        if self.has_type_partition:  # the directory says `unknown` for every type that the registry lacks
+            columns = columns.replace('"event_type"', 'event_type_name AS "event_type"')
+            hive_types += ", 'event_type': VARCHAR"
+        return f"SELECT {columns} FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{hive_types}}})"
 
     @property
     def has_type_partition(self) -> bool:

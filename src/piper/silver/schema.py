@@ -49,7 +49,7 @@ def _create_version_1(con: duckdb.DuckDBPyConnection) -> None:
     for statement in _VERSION_1:
         con.execute(statement)
     for dataset in DATASETS.values():
-        columns = ", ".join(f"{name} {kind}" for name, kind in dataset.stored)
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in dataset.stored)
         con.execute(f"CREATE TABLE {dataset.tail_table} ({columns})")
 
 

@@ -11,10 +11,12 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -25,6 +27,9 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.datasets import DATASETS, MACROS
 from piper.spool.identity import Doubt, Source, Suspicion
+
+
+T = TypeVar("T")
 
 
 def utc_now() -> datetime:
@@ -51,6 +56,8 @@ class Store:
     def __init__(self, layout: Layout, con: duckdb.DuckDBPyConnection) -> None:
         self.layout = layout
         self.con = con
+        self.reveal_lock = threading.Lock()
+        """Held from the COMMIT of a seal until its chunks are in their places."""
 
     @classmethod
     def open(cls, settings: Settings, *, command: str) -> Store:
@@ -108,14 +115,14 @@ class Store:
         return [_source(row) for row in rows]
 
 
-def _source(row: tuple[object, ...]) -> Source:
+def _source(row: tuple[Any, ...]) -> Source:
     (source_id, path, device, inode, offset, lines, head, head_bytes, guard, guard_bytes, size, mtime_ns, vanished,
      fragment, doubt, since, looks) = row  # fmt: skip
     return Source(
         path=path, device=device, inode=inode, source_id=source_id, offset=offset, lines=lines, head=head,
         head_bytes=head_bytes, guard=guard, guard_bytes=guard_bytes, vanished=vanished, fragment=fragment,
         size=size, mtime_ns=mtime_ns, suspicion=Suspicion(Doubt(doubt), since, looks) if doubt else None,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def _connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
@@ -150,13 +157,20 @@ def _prepare(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         schema.upgrade(con)
         for macro in MACROS:
             con.execute(macro)
-        for table in ("sources", "event_keys", "chunks", "dates", "rejections", *(d.tail_table for d in DATASETS.values())):
+        for table in (
+            "sources",
+            "event_keys",
+            "chunks",
+            "dates",
+            "rejections",
+            *(d.tail_table for d in DATASETS.values()),
+        ):
             con.execute(f"SELECT count(*) FROM {table}").fetchall()
 
     _as_piper_error(prepare, layout.manifest)
 
 
-def _as_piper_error[T](action: Callable[[], T], manifest: Path) -> T:
+def _as_piper_error(action: Callable[[], T], manifest: Path) -> T:
     """Run `action`; DuckDB's errors about the manifest become ones that say what to do."""
     try:
         return action()

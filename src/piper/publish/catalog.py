@@ -1,0 +1,106 @@
+"""The catalog: `telemetry.duckdb`, a small file of views that everyone opens, read-only, and may keep open for weeks.
+
+It is written by init, by an upgrade and by `piper materialize` only, whole and swapped in by rename. Its views name absolute
+paths, so a container mounts the data root at the same path. The view SQL stays within what DuckDB 1.5.4 reads.
+
+A silver view is tail ∪ chunks. The tail is bound before the chunks are listed (keep that order): a chunk is counted from the
+moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import duckdb
+
+from piper import __version__
+from piper.files import FILE_MODE, fsync_path, make_directory, swap_in, write_atomic
+from piper.layout import Layout
+from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
+
+EMPTY_DATE = "1970-01-01"
+EMPTY_CHUNK = "000000000000-empty.parquet"
+"""A chunk of no rows: it keeps every glob valid, and typed, on an empty warehouse."""
+
+
+def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
+    """The SELECT of a silver view."""
+    columns = ", ".join(f'"{name}"' for name, _ in dataset.columns)
+    chunks = dataset.chunk_rows_sql(f"'{_literal(layout.silver / dataset.name)}/**/*.parquet'", columns)
+    return f"""
+        WITH tail AS MATERIALIZED (
+            FROM read_duckdb('{_literal(layout.tail)}', table_name = '{dataset.tail_table}')
+        )
+        SELECT {columns} FROM tail WHERE commit_seq IS NOT NULL
+        UNION ALL
+        {chunks}
+        WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)"""
+
+
+def gold_view_sql(model: str, columns: Iterable[str], layout: Layout) -> str:
+    """The SELECT of a gold view."""
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f"SELECT {names} FROM read_duckdb('{_literal(layout.gold)}', table_name = '{model}')"
+
+
+def catalog_sql(layout: Layout, gold_columns: dict[str, list[str]]) -> list[str]:
+    """All statements that make the catalog."""
+    statements = [f"CREATE VIEW {dataset.view} AS {silver_view_sql(dataset, layout)}" for dataset in DATASETS.values()]
+    statements += [
+        f"CREATE VIEW {model} AS {gold_view_sql(model, columns, layout)}" for model, columns in gold_columns.items()
+    ]
+    return statements
+
+
+def write_catalog(layout: Layout, gold_columns: dict[str, list[str]], *, force: bool = False) -> bool:
+    """Write the catalog if it is missing, or was made for other views or another place; returns whether it did.
+
+    The tail and gold snapshots and the empty chunks must exist, for views are checked as they are made. The file that is
+    there is never opened: a reader may hold a lock on it.
+    """
+    statements = catalog_sql(layout, gold_columns)
+    mark = hashlib.sha256("\n".join([__version__, *statements]).encode()).hexdigest()
+    mark_file = layout.state / "catalog.sha256"
+    if not force and layout.catalog.exists() and mark_file.exists() and mark_file.read_text("ascii") == mark:
+        return False
+    make_directory(layout.warehouse)
+    temporary = layout.catalog.with_name(f".{layout.catalog.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with duckdb.connect(str(temporary)) as con:
+        for statement in statements:
+            con.execute(statement)
+    temporary.chmod(FILE_MODE)
+    fsync_path(temporary)
+    swap_in(temporary, layout.catalog)
+    write_atomic(mark_file, mark.encode())
+    return True
+
+
+def write_empty_chunks(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    """Put the chunk of no rows into every dataset that lacks it."""
+    for dataset in DATASETS.values():
+        directory = layout.silver / dataset.name / f"event_date={EMPTY_DATE}"
+        columns = [(name, kind) for name, kind in dataset.stored if name != "event_date"]
+        if dataset.has_type_partition:
+            directory /= f"event_type={UNKNOWN_PARTITION}"
+            columns = [(name, kind) for name, kind in columns if name != "event_type"]
+            columns.append(("event_type_name", "VARCHAR"))
+        _write_empty_chunk(con, directory / EMPTY_CHUNK, columns)
+
+
+def _write_empty_chunk(con: duckdb.DuckDBPyConnection, path: Path, columns: list[tuple[str, str]]) -> None:
+    if path.exists():
+        return
+    make_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.tmp")
+    typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns)
+    con.execute(f"COPY (SELECT {typed} LIMIT 0) TO '{_literal(temporary)}' (FORMAT parquet, COMPRESSION zstd)")
+    temporary.chmod(FILE_MODE)
+    fsync_path(temporary)
+    swap_in(temporary, path)
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,93 @@
+"""Snapshots: the files below the catalog's views, each swapped in whole by one rename.
+
+A reader that has bound the old file keeps it until its query ends; the next query binds the new one. Nobody waits. The
+earlier files stay linked under other names for GENERATION_SECONDS, because a reader on another NFS client would get ESTALE
+when the file under it loses its last name.
+
+If we die before the rename, readers keep the old snapshot, which is consistent; the next publish makes a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import duckdb
+
+from piper.files import FILE_MODE, fsync_path, make_directory, swap_in
+from piper.layout import Layout
+from piper.silver.datasets import DATASETS
+
+GENERATION_SECONDS = 60.0
+"""How long a replaced snapshot keeps a name."""
+TEMPORARY = ".tmp"
+
+
+def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    """Swap in the rows that are committed and not sealed, with `sealed_through`: one consistent state of all datasets."""
+    temporary = _temporary(layout.tail)
+    con.execute(f"ATTACH '{_literal(temporary)}' AS snapshot")
+    try:
+        con.execute("BEGIN")
+        try:
+            for dataset in DATASETS.values():
+                # One row of NULLs carries sealed_through, also when the tail is empty.
+                con.execute(
+                    f"""CREATE TABLE snapshot.{dataset.tail_table} AS
+                    SELECT *, NULL::BIGINT AS sealed_through FROM {dataset.tail_table}
+                    UNION ALL BY NAME
+                    SELECT sealed_through FROM progress"""
+                )
+            con.execute("COMMIT")
+        except BaseException:
+            con.execute("ROLLBACK")
+            raise
+    finally:
+        con.execute("DETACH snapshot")
+    _swap(temporary, layout.tail, layout)
+
+
+def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: str = "gold") -> None:
+    """Swap in a copy of the gold database, which is attached as `database` and has no transaction under way.
+
+    It is copied as a file: its cost is its bytes, not its rows. (Closing the copy's descriptor drops this process's fcntl
+    lock on state/gold.duckdb; the manifest's lock is the one that keeps others out.)
+    """
+    con.execute(f"CHECKPOINT {database}")
+    temporary = _temporary(layout.gold)
+    shutil.copyfile(layout.gold_state, temporary)
+    _swap(temporary, layout.gold, layout)
+
+
+def _temporary(path: Path) -> Path:
+    make_directory(path.parent)
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
+        leftover.unlink(missing_ok=True)
+    return temporary
+
+
+def _swap(temporary: Path, path: Path, layout: Layout) -> None:
+    temporary.chmod(FILE_MODE)
+    fsync_path(temporary)
+    _keep_generation(path, layout)
+    swap_in(temporary, path)
+
+
+def _keep_generation(path: Path, layout: Layout) -> None:
+    """Give the file that is about to be replaced another name, and drop the names that are old enough."""
+    make_directory(layout.generations)
+    now = time.time()
+    if path.exists():
+        os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
+    for earlier in layout.generations.iterdir():
+        stamp = earlier.suffix[1:]
+        age = now - int(stamp) / 1e9 if stamp.isdigit() else 0.0
+        if abs(age) > GENERATION_SECONDS:  # a clock that was set back must not keep them for ever
+            earlier.unlink(missing_ok=True)
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,340 @@
+"""Commit: one micro-batch, one transaction: rows, rejections, keys, counts and offsets, or none of them.
+
+A batch that is large, or that finds the tail full or old, is sealed on the way: its rows and the tail's become chunks
+instead of tail rows, so that a backlog is written once. The steps, and what a death after each leaves:
+
+1. stage   chunks are written and fsynced below silver/.staging/<commit_seq>; no view's glob sees them.
+           Died here: the next open removes them. The rows are still in the tail or in the spool.
+2. commit  the transaction: offsets, keys, counts, and `sealed_through` instead of tail rows.
+           Died here: durable. The next open goes on with step 3 before anything else.
+3. reveal  chunks are renamed into place, directories fsynced. Readers see them only once a tail snapshot with the new
+           `sealed_through` is published; until then the published tail still has the rows.
+           Died here: nothing to do.
+
+An error of the transaction itself leaves open what became durable, so the store must be opened anew: the manifest tells.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from piper.events.quarantine import Rejection
+from piper.silver.datasets import DATASETS, projection_sql
+from piper.silver.dedupe import keep_first
+from piper.silver.seal import StagedChunk, stage_chunks
+from piper.silver.store import Store, reveal
+from piper.spool.identity import Source, display_path
+from piper.spool.tail import Batch
+from piper.spool.turn import Checkpoint
+
+
+@dataclass(slots=True)
+class Committed:
+    """What one commit did: numbers for metrics, logs and summaries."""
+
+    commit_seq: int
+    accepted: int = 0
+    accepted_by_group: dict[str, int] = field(default_factory=dict)
+    last_event_by_group: dict[str, float] = field(default_factory=dict)
+    """Unix seconds of the newest event of each group."""
+    duplicates: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    contract_violations: int = 0
+    unknown_types: int = 0
+    lag_seconds: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    chunks: list[StagedChunk] = field(default_factory=list)
+
+
+def commit(
+    store: Store, batch: Batch, rejections: Sequence[Rejection], *, now: datetime, seal: bool, fresh_rows: bool = True
+) -> Committed:
+    """Make what `parsed` holds, `rejections` and the batch's offsets durable. `now`: naive UTC.
+
+    `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit that
+    only seals or only moves offsets). After an error the store must be opened anew.
+    """
+    con = store.con
+    progress = store.progress()
+    result = Committed(progress.commit_seq + 1)
+    repeated = keep_first(con) if fresh_rows else []
+    if fresh_rows:
+        _define_fresh(con, result.commit_seq, now)
+        _measure(con, result)
+    else:
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE new_keys AS SELECT key, 0::BIGINT AS line_index FROM event_keys LIMIT 0"
+        )
+    result.duplicates = sum(count for _, count in repeated)
+    staged = store.layout.staging / f"{result.commit_seq:012d}"
+    if seal:
+        shutil.rmtree(staged, ignore_errors=True)
+        result.chunks = stage_chunks(con, staged, with_fresh=fresh_rows)
+    with store.reveal_lock:
+        _transaction(store, batch, rejections, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
+        if seal:
+            reveal(store.layout, staged)
+    return result
+
+
+def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime) -> None:
+    """`fresh`: what the datasets' projections read."""
+    con.execute("SET VARIABLE commit_seq = ?", [commit_seq])
+    con.execute("SET VARIABLE ingested_at = ?", [now])
+    con.execute(
+        """CREATE OR REPLACE TEMP VIEW fresh AS
+        SELECT
+            parsed.*,
+            coalesce(dataset, '') AS dataset,
+            coalesce(event_group, 'other') AS event_group,
+            contract_violation,
+            CAST(getvariable('ingested_at') AS TIMESTAMP) AS ingested_at_utc,
+            CAST(getvariable('commit_seq') AS BIGINT) AS commit_seq
+        FROM parsed LEFT JOIN shapes USING (shape) LEFT JOIN registry USING (event_type)"""
+    )
+
+
+def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
+    rows = con.execute(
+        """SELECT event_group, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
+            count(*) FILTER (NOT is_known_type)
+        FROM fresh GROUP BY event_group"""
+    ).fetchall()
+    for group, count, last, violations, unknown in rows:
+        result.accepted_by_group[group] = count
+        result.last_event_by_group[group] = last
+        result.accepted += count
+        result.contract_violations += violations
+        result.unknown_types += unknown
+    lag = con.execute("SELECT epoch(getvariable('ingested_at')::TIMESTAMP) - epoch(occurred_at_utc) AS lag FROM parsed")
+    result.lag_seconds = lag.fetchnumpy()["lag"]
+
+
+def _transaction(
+    store: Store, batch: Batch, rejections: Sequence[Rejection], result: Committed,
+    repeated: list[tuple[date, int]], now: datetime, *, seal: bool, fresh_rows: bool,
+) -> None:  # fmt: skip
+    con = store.con
+    con.execute("BEGIN")
+    try:
+        result.quarantined = _insert_rejections(con, rejections, result.commit_seq, now)
+        if fresh_rows:
+            con.execute("INSERT INTO event_keys SELECT key FROM new_keys")
+        _touch_dates(con, result, repeated, now, fresh_rows=fresh_rows)
+        if seal:
+            _forget_tail(con, result, now)
+        elif fresh_rows and result.accepted:
+            _insert_tail(con)
+        _write_sources(store, batch, now)
+        con.execute(
+            """UPDATE progress SET commit_seq = ?, committed_at_utc = ?, accepted = accepted + ?,
+            duplicates = duplicates + ?, quarantined = quarantined + ?""",
+            [result.commit_seq, now, result.accepted, result.duplicates, sum(result.quarantined.values())],
+        )
+        con.execute("COMMIT")
+    except BaseException:
+        _roll_back(con)
+        raise
+
+
+def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
+    try:
+        con.execute("ROLLBACK")
+    except duckdb.Error:
+        pass  # a failed COMMIT has ended the transaction already; the caller opens the store anew either way
+
+
+def _insert_tail(con: duckdb.DuckDBPyConnection) -> None:
+    for dataset in DATASETS.values():
+        con.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection_sql(dataset.name)}")
+
+
+def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetime) -> None:
+    """The tail's rows are in staged chunks now; together with this, `sealed_through` says so."""
+    for dataset in DATASETS.values():
+        con.execute(f"DELETE FROM {dataset.tail_table}")
+    con.execute("UPDATE progress SET sealed_through = ?, sealed_at_utc = ?", [result.commit_seq, now])
+    if result.chunks:
+        con.executemany(
+            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
+            [(c.dataset, c.event_date, c.path, c.rows, c.size_bytes, result.commit_seq) for c in result.chunks],
+        )
+
+
+def _touch_dates(
+    con: duckdb.DuckDBPyConnection,
+    result: Committed,
+    repeated: list[tuple[date, int]],
+    now: datetime,
+    *,
+    fresh_rows: bool,
+) -> None:
+    """Note which dates gold must look at again, and count what is no row of silver."""
+    changed: dict[date, tuple[int, int]] = dict.fromkeys(_fresh_dates(con) if fresh_rows else [], (0, 0))
+    for event_date, count in repeated:
+        changed[event_date] = (0, count)
+    quarantined = sum(result.quarantined.values())
+    if quarantined:
+        changed[now.date()] = (quarantined, changed.get(now.date(), (0, 0))[1])
+        _upsert(con, "quarantine_counts", "quarantine_date, reason", "lines",
+                [(now.date(), reason, count) for reason, count in result.quarantined.items()])  # fmt: skip
+    if not changed:
+        return
+    days = list(changed)
+    table = pa.table(
+        {
+            "event_date": pa.array(days, pa.date32()),
+            "quarantined_lines": [changed[day][0] for day in days],
+            "duplicate_events": [changed[day][1] for day in days],
+        }
+    )
+    con.register("changed_dates", table)
+    try:
+        con.execute(
+            """UPDATE dates SET changed_seq = ?, quarantined_lines = dates.quarantined_lines + c.quarantined_lines,
+                duplicate_events = dates.duplicate_events + c.duplicate_events
+            FROM changed_dates c WHERE dates.event_date = c.event_date""",
+            [result.commit_seq],
+        )
+        con.execute(
+            """INSERT INTO dates SELECT event_date, ?, quarantined_lines, duplicate_events
+            FROM changed_dates ANTI JOIN dates USING (event_date)""",
+            [result.commit_seq],
+        )
+    finally:
+        con.unregister("changed_dates")
+
+
+def _fresh_dates(con: duckdb.DuckDBPyConnection) -> list[date]:
+    return [row[0] for row in con.execute("SELECT DISTINCT event_date FROM parsed").fetchall()]
+
+
+def _upsert(
+    con: duckdb.DuckDBPyConnection, table: str, keys: str, count: str, rows: list[tuple[date, str, int]]
+) -> None:
+    where = " AND ".join(f"{key} = ?" for key in keys.split(", "))
+    for day, reason, lines in rows:
+        found = con.execute(f"UPDATE {table} SET {count} = {count} + ? WHERE {where}", [lines, day, reason]).fetchone()
+        if not found or not found[0]:
+            con.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", [day, reason, lines])
+
+
+def _insert_rejections(
+    con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejection], commit_seq: int, now: datetime
+) -> dict[str, int]:
+    """Insert those that were not quarantined before, each once; returns how many per reason.
+
+    A rejection's key (source file, offset, content) shares the table of event keys: read again after a truncation, a
+    rebuild or a restored spool, the same bad line at the same place stays one entry.
+    """
+    if not rejections:
+        return {}
+    table = pa.table(
+        {
+            "source_file": [r.source_file for r in rejections],
+            "source_offset": [r.source_offset for r in rejections],
+            "source_line": [r.source_line for r in rejections],
+            "reason": [r.reason.value for r in rejections],
+            "field": [r.field for r in rejections],
+            "raw": pa.array([r.raw for r in rejections], pa.binary()),
+            "raw_bytes": [r.raw_bytes for r in rejections],
+            "raw_md5": [r.raw_md5 for r in rejections],
+        }
+    )
+    con.register("rejected", table)
+    try:
+        con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE new_rejections AS
+            SELECT *, {REJECTION_KEY} AS key FROM rejected
+            QUALIFY row_number() OVER (PARTITION BY key) = 1"""
+        )
+    finally:
+        con.unregister("rejected")
+    con.execute("DELETE FROM new_rejections WHERE key IN (SELECT key FROM event_keys)")
+    con.execute("INSERT INTO event_keys SELECT key FROM new_rejections")
+    con.execute(
+        "INSERT INTO rejections SELECT ?, ?, * EXCLUDE (key) FROM new_rejections ORDER BY source_file, source_offset",
+        [commit_seq, now],
+    )
+    return dict(con.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
+
+
+REJECTION_KEY = "xor(md5_number(concat_ws(chr(0), source_file, source_offset, raw_md5)), 1::UHUGEINT)"
+"""SQL for the key of a rejection. The flipped bit keeps it apart from an event whose id spells the very same text."""
+
+
+def _write_sources(store: Store, batch: Batch, now: datetime) -> None:
+    """Write the state of every source that this batch moved or that changed its name, doubt or fragment."""
+    con = store.con
+    sources = list({*batch.checkpoints, *batch.touched})
+    if not sources:
+        return
+    _number(con, [source for source in sources if source.source_id == 0])
+    con.register("source_states", _source_table(sources, batch.checkpoints))
+    try:
+        columns = [name for name in SOURCE_COLUMNS if name != "source_id"]
+        assignments = ", ".join(f"{name} = s.{name}" for name in columns)
+        con.execute(
+            f"""UPDATE sources SET {assignments}, updated_at_utc = ? FROM source_states s
+            WHERE sources.source_id = s.source_id""",
+            [now],
+        )
+        con.execute(
+            f"""INSERT INTO sources ({", ".join(SOURCE_COLUMNS)}, updated_at_utc)
+            SELECT {", ".join(SOURCE_COLUMNS)}, ? FROM source_states
+            ANTI JOIN sources USING (source_id)""",
+            [now],
+        )
+    finally:
+        con.unregister("source_states")
+
+
+def _number(con: duckdb.DuckDBPyConnection, sources: Iterable[Source]) -> None:
+    row = con.execute("SELECT coalesce(max(source_id), 0) FROM sources").fetchone()
+    next_id = int(row[0]) + 1 if row else 1
+    for source_id, source in enumerate(sources, next_id):
+        source.source_id = source_id
+
+
+SOURCE_COLUMNS = (
+    "source_id", "path", "source_file", "device", "inode", "read_offset", "lines", "head", "head_bytes", "guard",
+    "guard_bytes", "size", "mtime_ns", "vanished", "fragment", "doubt", "doubt_since", "doubt_looks",
+)  # fmt: skip
+
+
+def _source_table(sources: Sequence[Source], checkpoints: dict[Source, Checkpoint]) -> pa.Table:
+    at = [
+        checkpoints.get(s) or Checkpoint(s.offset, s.lines, s.head, s.head_bytes, s.guard, s.guard_bytes)
+        for s in sources
+    ]
+    doubts = [s.suspicion for s in sources]
+    return pa.table(
+        {
+            "source_id": pa.array([s.source_id for s in sources], pa.int64()),
+            "path": pa.array([s.path for s in sources], pa.binary()),
+            "source_file": [display_path(s.path) for s in sources],
+            "device": pa.array([s.device for s in sources], pa.uint64()),
+            "inode": pa.array([s.inode for s in sources], pa.uint64()),
+            "read_offset": pa.array([c.offset for c in at], pa.int64()),
+            "lines": pa.array([c.lines for c in at], pa.int64()),
+            "head": pa.array([c.head for c in at], pa.binary()),
+            "head_bytes": pa.array([c.head_bytes for c in at], pa.int32()),
+            "guard": pa.array([c.guard for c in at], pa.binary()),
+            "guard_bytes": pa.array([c.guard_bytes for c in at], pa.int32()),
+            "size": pa.array([s.size for s in sources], pa.int64()),
+            "mtime_ns": pa.array([s.mtime_ns for s in sources], pa.int64()),
+            "vanished": pa.array([s.vanished for s in sources], pa.bool_()),
+            "fragment": pa.array([s.fragment for s in sources], pa.binary()),
+            "doubt": pa.array([d.doubt.value if d else None for d in doubts], pa.string()),
+            "doubt_since": pa.array([d.since_utc if d else None for d in doubts], pa.float64()),
+            "doubt_looks": pa.array([d.looks if d else None for d in doubts], pa.int32()),
+        }
+    )

@@ -1,0 +1,32 @@
+"""Dedupe: an event_id is in silver once, whenever and in whichever file it was written again.
+
+Keys are md5 of the id, 16 bytes, compared exactly over the whole history by an anti-join; the manifest has no index
+(DuckDB does not use one for ON CONFLICT, and a primary key makes the file five times larger).
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+import duckdb
+
+
+def keep_first(con: duckdb.DuckDBPyConnection) -> list[tuple[date, int]]:
+    """Leave in `parsed` only accepted lines whose event_id is new, the first of each; fill `new_keys`.
+
+    Returns how many lines repeated a known event_id, per event_date.
+    """
+    con.execute(
+        """CREATE OR REPLACE TEMP TABLE new_keys AS
+        WITH firsts AS (
+            SELECT md5_number(event_id) AS key, min(line_index) AS line_index
+            FROM parsed WHERE verdict IS NULL GROUP BY ALL
+        )
+        SELECT key, line_index FROM firsts ANTI JOIN event_keys USING (key)"""
+    )
+    repeated = con.execute(
+        """SELECT event_date, count(*) FROM parsed ANTI JOIN new_keys USING (line_index)
+        WHERE verdict IS NULL GROUP BY event_date"""
+    ).fetchall()
+    con.execute("DELETE FROM parsed WHERE line_index NOT IN (SELECT line_index FROM new_keys)")
+    return [(event_date, int(count)) for event_date, count in repeated]

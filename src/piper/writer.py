@@ -1,0 +1,268 @@
+"""The writer: spool → events → silver → publish for one data root, step by step and in one thread.
+
+`piperd` runs these steps in its loop, `piper ingest` runs them until nothing is unread. After an error in a commit the
+writer must be opened anew (`Writer.open`): the manifest alone knows what became durable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import duckdb
+
+from piper.events.parse import Parser
+from piper.events.privacy import load_key
+from piper.events.quarantine import Rejection, rejection_of
+from piper.gold.models import load_models
+from piper.gold.refresh import GoldStore
+from piper.ops.metrics import Metrics
+from piper.publish.catalog import write_catalog, write_empty_chunks
+from piper.publish.snapshots import publish_gold, publish_tail
+from piper.settings import Settings
+from piper.silver.commit import Committed, commit
+from piper.silver.export import export_rejections
+from piper.silver.relations import SilverRelations
+from piper.silver.store import Store
+from piper.spool.tail import Batch, Tailer
+from piper.spool.turn import SAMPLE_BYTES, Limits
+
+SLICE_BYTES = 16 * 1024 * 1024
+"""Bytes that are parsed at a time; a batch is one or more slices."""
+TURN_BYTES = 4 * 1024 * 1024
+"""Bytes that one file gets before every other file with news had its turn."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """The clocks that stages use; tests inject their own."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    utc: Callable[[], float] = time.time
+
+    def now(self) -> datetime:
+        """Naive UTC, as DuckDB columns hold it."""
+        return datetime.fromtimestamp(self.utc(), UTC).replace(tzinfo=None)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run has done so far."""
+
+    files: int = 0
+    bytes: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    commits: int = 0
+    chunks: int = 0
+
+    def add(self, batch: Batch, done: Committed) -> None:
+        """Count one commit."""
+        self.files += len(batch.checkpoints)
+        self.bytes += batch.bytes
+        self.accepted += done.accepted
+        self.duplicates += done.duplicates
+        self.commits += 1
+        self.chunks += len(done.chunks)
+        for reason, lines in done.quarantined.items():
+            self.quarantined[reason] = self.quarantined.get(reason, 0) + lines
+
+
+class Writer:
+    """An open data root: store, tailer, parser and gold, and the steps over them."""
+
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Clock) -> None:
+        self.settings, self.store, self.metrics, self.clock = settings, store, metrics, clock
+        limits = Limits(max(TURN_BYTES, settings.ingest.line_bytes_max + SAMPLE_BYTES), settings.ingest.line_bytes_max)
+        self.tailer = Tailer(
+            settings.paths.raw_root, limits, monotonic=clock.monotonic, utc=clock.utc, sources=store.sources()
+        )
+        mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
+        self._parser = Parser(store.con, settings.ingest.line_bytes_max, SAMPLE_BYTES, mask_key)
+        self.gold = GoldStore.open(store.con, store.layout.gold_state)
+        self.relations = SilverRelations(store)
+        self.totals = Totals()
+        self._tail_rows = store.tail_rows()
+        self._tail_since = clock.monotonic() if self._tail_rows else None
+        self._published_seq = -1
+
+    @classmethod
+    def open(cls, settings: Settings, metrics: Metrics, *, command: str, clock: Clock | None = None) -> Writer:
+        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError."""
+        store = Store.open(settings, command=command)
+        try:
+            writer = cls(settings, store, metrics, clock or Clock())
+            writer.prepare_warehouse()
+        except BaseException:
+            store.close()
+            raise
+        return writer
+
+    def close(self) -> None:
+        """Release the data root. What is committed is durable; what is not is read again next time."""
+        self.store.close()
+
+    # ---- steps ---------------------------------------------------------------------------------------------------
+
+    def scan(self) -> None:
+        """Walk the whole spool."""
+        started = time.perf_counter()
+        scan = self.tailer.scan()
+        self.metrics.scan_finished(
+            len(scan.files), time.perf_counter() - started, discovered=self.tailer.observed.discovered
+        )
+        self._report_observed()
+
+    def ingest(self) -> Committed | None:
+        """Read, parse and commit one batch; None when there was nothing. Durable when it returns."""
+        batch, rejections = self._gather()
+        if not batch:
+            self._report_observed()
+            return None
+        started = time.perf_counter()
+        seal = self._tail_rows + batch.lines >= self.settings.ingest.seal_events_max
+        done = self._commit(batch, rejections, seal=seal or self.tail_is_old)
+        self._count(batch, done, time.perf_counter() - started)
+        return done
+
+    def seal(self) -> Committed | None:
+        """Turn the whole tail into chunks; None when it is empty."""
+        if not self._tail_rows:
+            return None
+        batch = Batch()
+        started = time.perf_counter()
+        done = self._commit(batch, [], seal=True)
+        self._count(batch, done, time.perf_counter() - started)
+        return done
+
+    @property
+    def tail_is_old(self) -> bool:
+        """Whether the oldest row of the tail has waited for seal_seconds."""
+        since = self._tail_since
+        return since is not None and self.clock.monotonic() - since >= self.settings.ingest.seal_seconds
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something is committed that is not published."""
+        return self.store.progress().commit_seq != self._published_seq
+
+    def publish(self) -> bool:
+        """Swap in a new tail snapshot if there is news; returns whether it did."""
+        progress = self.store.progress()
+        if progress.commit_seq == self._published_seq:
+            return False
+        started = time.perf_counter()
+        publish_tail(self.store.con, self.store.layout)
+        self._published_seq = progress.commit_seq
+        self.metrics.published(time.perf_counter() - started, tail_rows=self._tail_rows)
+        return True
+
+    def export_quarantine(self) -> int:
+        """Append pending rejections to the quarantine files; returns how many."""
+        return export_rejections(self.store)
+
+    def refresh_gold(
+        self, con: duckdb.DuckDBPyConnection, *, rebuild: bool = False, models: list[str] | None = None
+    ) -> bool:
+        """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
+
+        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged, the
+        others are published.
+        """
+        run = self.gold.rebuild if rebuild else self.gold.refresh
+        report = run(
+            con,
+            self.relations,
+            models,
+            on_model=lambda outcome: self.metrics.gold_refreshed(
+                outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
+            ),
+        )
+        if not report.models:
+            return False
+        publish_gold(con, self.store.layout)
+        return True
+
+    def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
+        """Make every file that the views name, then the catalog where it is missing or of another version."""
+        layout = self.store.layout
+        write_empty_chunks(self.store.con, layout)
+        self.publish()
+        publish_gold(self.store.con, layout)
+        columns = {model.name: [column.name for column in model.columns] for model in load_models()}
+        write_catalog(layout, columns, force=force_catalog)
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _gather(self) -> tuple[Batch, list[Rejection]]:
+        batch, rejections = Batch(), []
+        limits = self.settings.ingest
+        self._parser.begin()
+        read_seconds = parse_seconds = 0.0
+        while self.tailer.ready or not batch:
+            started = time.perf_counter()
+            spans = self.tailer.read(batch, SLICE_BYTES)
+            read = time.perf_counter()
+            if spans:
+                rejections += self._parser.add(spans, self.clock.now())
+            read_seconds += read - started
+            parse_seconds += time.perf_counter() - read
+            if batch.bytes >= limits.batch_bytes_max or batch.lines >= limits.batch_events_max or not self.tailer.ready:
+                break
+        rejections += [rejection_of(skip) for skip in batch.skips]
+        if batch.spans:
+            self._parser.finish()
+            self.metrics.batch_read(batch.bytes, batch.lines, read_seconds)
+            self.metrics.batch_parsed(batch.lines, len(rejections), parse_seconds)
+        return batch, rejections
+
+    def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
+        try:
+            done = commit(self.store, batch, rejections, now=self.clock.now(), seal=seal, fresh_rows=bool(batch.spans))
+        except BaseException:
+            self.tailer.abandon(batch)
+            raise
+        self.tailer.applied(batch)
+        batch.spans.clear()
+        if seal:
+            self._tail_rows, self._tail_since = 0, None
+        elif done.accepted:
+            self._tail_rows += done.accepted
+            self._tail_since = self._tail_since or self.clock.monotonic()
+        return done
+
+    def _count(self, batch: Batch, done: Committed, seconds: float) -> None:
+        self.totals.add(batch, done)
+        self.metrics.batch_committed(
+            done.accepted_by_group,
+            seconds,
+            duplicates=done.duplicates,
+            contract_violations=done.contract_violations,
+            unknown_types=done.unknown_types,
+        )
+        for reason, lines in done.quarantined.items():
+            self.metrics.lines_quarantined(reason, lines)
+        self.metrics.ingest_lag(done.lag_seconds)
+        for group, stamp in done.last_event_by_group.items():
+            self.metrics.last_event(group, stamp)
+        for chunk in done.chunks:
+            self.metrics.chunk_sealed(chunk.dataset, chunk.rows, chunk.size_bytes, path=chunk.path)
+        if done.chunks:
+            rows = sum(chunk.rows for chunk in done.chunks if chunk.dataset == "events")
+            self.metrics.seal_finished(len(done.chunks), rows, seconds, sealed_through=done.commit_seq)
+        self._report_observed()
+
+    def _report_observed(self) -> None:
+        observed = self.tailer.drain_observed()
+        for kind, path, detail in observed.notes:
+            self.metrics.file_event(kind, path=path, detail=detail)
+        for kind, count in observed.file_events.items():
+            logged = sum(1 for note in observed.notes if note[0] == kind)
+            if count > logged:
+                self.metrics.file_event(kind, count - logged)
+        if observed.lost_bytes:
+            self.metrics.lost_bytes(observed.lost_bytes)
+        self.metrics.backlog(*self.tailer.backlog())
