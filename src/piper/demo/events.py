@@ -71,9 +71,7 @@ class Studio:
         self._error_ratio = error_ratio
         self._types = list(KINDS)
         self._by_day = list(accumulate(kind.weight for kind in KINDS.values()))
-        self._by_night = list(
-            accumulate(kind.weight * (0.2 if kind.dccs else 1.0) for kind in KINDS.values())
-        )
+        self._by_night = list(accumulate(kind.weight * (0.2 if kind.dccs else 1.0) for kind in KINDS.values()))
         self._show_weights = list(accumulate(show.weight for show in SHOWS))
         # The scan comes last: its buckets follow it, and they are the eighteenth type.
         others = [name for name in KINDS if name != SCAN]

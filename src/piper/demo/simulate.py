@@ -211,9 +211,7 @@ class _Seat:
             os="Windows" if self._windows else "Linux",
             os_release="10" if self._windows else "5.14.0-427.el9.x86_64",
             pid=pid,
-            session_id=str(
-                uuid.uuid5(uuid.NAMESPACE_DNS, f"{self._user}.{pid}.{self.started_at}.{self._hostname}")
-            ),
+            session_id=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self._user}.{pid}.{self.started_at}.{self._hostname}")),
             flat=self._flat,
             skew_seconds=self._skew_seconds,
         )
@@ -247,9 +245,7 @@ class _Run:
         count = len(self.seats)
         self._monitors = {"farm": 0, "storage": count // 2}
         # With few seats the monitors' hosts are someone's workstation too.
-        self._artists = [
-            index for index in range(count) if count <= 2 or index not in self._monitors.values()
-        ]
+        self._artists = [index for index in range(count) if count <= 2 or index not in self._monitors.values()]
         self._shares = list(accumulate(self._rng.uniform(0.3, 1.5) for _ in self._artists))
         if options.days:
             self._moment = _office_hours(begin, options.days, self.events_max, self._rng).__next__
@@ -312,9 +308,7 @@ class _Run:
     def _seat(self, index: int, at: float) -> _Seat:
         """The seat with a running process: in history mode everyone starts a new one each day."""
         seat = self.seats[index]
-        if seat.started_at is None or (
-            self.options.days and at // DAY_SECONDS != seat.started_at // DAY_SECONDS
-        ):
+        if seat.started_at is None or (self.options.days and at // DAY_SECONDS != seat.started_at // DAY_SECONDS):
             seat.begin(at)
         return seat
 

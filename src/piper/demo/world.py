@@ -77,19 +77,13 @@ KINDS = {
 }
 FAILURES: dict[str, tuple[Failure, ...]] = {
     "dcc.launch": (
-        Failure(
-            "DCC_LAUNCH_FAILED", "FileNotFoundError", "licence server did not answer: “rlm-01” timed out"
-        ),
+        Failure("DCC_LAUNCH_FAILED", "FileNotFoundError", "licence server did not answer: “rlm-01” timed out"),
     ),
     "publish": (
-        Failure(
-            "PUBLISH_PRECHECK_FAILED", "ValidationError", "non-manifold geometry in 'geo/mesh_Öse' (3 faces)"
-        ),
+        Failure("PUBLISH_PRECHECK_FAILED", "ValidationError", "non-manifold geometry in 'geo/mesh_Öse' (3 faces)"),
         Failure("USD_EXPORT_FAILED", "RuntimeError", 'mayaUSDExport failed: "no default prim" at /root'),
         Failure("PUBLISH_COPY_FAILED", "OSError", "[Errno 28] No space left on device"),
-        Failure(
-            "WINDOWS_MOVE_FAILED", "PermissionError", r"[WinError 32] P:\groups\publish\v012.usd is in use"
-        ),
+        Failure("WINDOWS_MOVE_FAILED", "PermissionError", r"[WinError 32] P:\groups\publish\v012.usd is in use"),
     ),
     "build.houdini.component": (
         Failure(
@@ -109,21 +103,13 @@ FAILURES: dict[str, tuple[Failure, ...]] = {
     "texture.convert.tex": (
         Failure("TEXTURE_CONVERSION_FAILED", "CalledProcessError", "txmake returned 255: 读取失败"),
     ),
-    "file.open": (
-        Failure("FILE_OPEN_FAILED", "RuntimeError", "Unknown file type or plug-in 'xgenToolkit' missing"),
-    ),
+    "file.open": (Failure("FILE_OPEN_FAILED", "RuntimeError", "Unknown file type or plug-in 'xgenToolkit' missing"),),
     "file.create": (Failure("FILE_CREATE_FAILED", "PermissionError", "[Errno 13] Permission denied"),),
     "shot.setup": (Failure("SHOT_SETUP_FAILED", "KeyError", "'cut_in'"),),
-    "playblast.create": (
-        Failure("PLAYBLAST_FAILED", "RuntimeError", "ffmpeg exited with 1: Invalid data\tfound\n"),
-    ),
-    "tractor.job.spool": (
-        Failure("TRACTOR_SPOOL_FAILED", "ConnectionError", "engine refused the job: HTTP 503"),
-    ),
+    "playblast.create": (Failure("PLAYBLAST_FAILED", "RuntimeError", "ffmpeg exited with 1: Invalid data\tfound\n"),),
+    "tractor.job.spool": (Failure("TRACTOR_SPOOL_FAILED", "ConnectionError", "engine refused the job: HTTP 503"),),
     FARM: (Failure("TRACTOR_SNAPSHOT_FAILED", "TimeoutError", "no answer from the engine within 10 s"),),
-    "render.stats.summary": (
-        Failure("RENDER_STATS_HARVEST_FAILED", "ValueError", "task log of a frame is empty"),
-    ),
+    "render.stats.summary": (Failure("RENDER_STATS_HARVEST_FAILED", "ValueError", "task log of a frame is empty"),),
     SCAN: (Failure("STORAGE_SCAN_FAILED", "OSError", "[Errno 116] Stale file handle: '/groups'"),),
 }
 ENGINE_URL = "http://tractor-engine"
@@ -161,12 +147,8 @@ def _storage_targets() -> list[tuple[str, str, str, str]]:
             ("render", "show", show.name, f"{top}/06_renders"),
             ("usd", "show", show.name, f"{top}/05_production"),
         ]
-        targets += [
-            ("texture", "asset", asset, f"{top}/05_production/asset/{asset}/tex") for asset in show.assets[:2]
-        ]
-        targets += [
-            ("cache", "sequence", code, f"{top}/05_production/cache/{code}") for code in show.sequences[:2]
-        ]
+        targets += [("texture", "asset", asset, f"{top}/05_production/asset/{asset}/tex") for asset in show.assets[:2]]
+        targets += [("cache", "sequence", code, f"{top}/05_production/cache/{code}") for code in show.sequences[:2]]
     return targets
 
 
