@@ -249,8 +249,9 @@ def simulate(
     hosts: Annotated[int, typer.Option("--hosts", help="Workstations.")] = _SIMULATE.hosts,
     users: Annotated[int, typer.Option("--users", help="Users a host.")] = _SIMULATE.users,
     rate: Annotated[
-        float, typer.Option("--rate", help="Events a second over all writers; 0: as fast as it can.")
-    ] = _SIMULATE.rate,
+        float | None,
+        typer.Option("--rate", help="Events a second over all writers; 0: all at once. Default: 50, with --days 0."),
+    ] = None,
     events: Annotated[
         int | None,
         typer.Option("--events", help="Stop after so many. Default: none when live, 10,000 a day with --days."),
@@ -267,8 +268,8 @@ def simulate(
     """Write a realistic spool of all event types, live or of past days. Ctrl-C ends it with whole lines."""
     from piper.demo.simulate import simulate as write_spool
 
-    if days and rate == _SIMULATE.rate:
-        rate = 0.0  # the default rate is that of the live mode; history is written at once
+    if rate is None:
+        rate = 0.0 if days else _SIMULATE.rate
     options = SimulateOptions(
         root=root, hosts=hosts, users=users, rate=rate, events=events, days=days, dialect=dialect, seed=seed
     )
