@@ -24,7 +24,7 @@ from piper.events.registry import EVENT_TYPES
 from piper.spool.identity import display_path
 from piper.spool.turn import Span
 
-ROWS_PER_RECORD_BATCH = 8192
+ROWS_PER_RECORD_BATCH = 2048
 """Arrow record batches are DuckDB's unit of parallel work."""
 IntArray = npt.NDArray[np.int64]
 
@@ -67,10 +67,9 @@ class Parser:
         self._line_bytes_max, self._sample_bytes = line_bytes_max, sample_bytes
         self._mask_key = mask_key
         self._next_index = 0
-        con.execute("CREATE OR REPLACE TEMP TABLE registry (event_type VARCHAR, event_group VARCHAR, dataset VARCHAR)")
-        con.executemany(
-            "INSERT INTO registry VALUES (?, ?, ?)",
-            [(entry.name, entry.group, entry.dataset) for entry in EVENT_TYPES.values()],
+        entries = ", ".join(f"('{entry.name}', '{entry.group}', '{entry.dataset}')" for entry in EVENT_TYPES.values())
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE registry AS FROM (VALUES {entries}) AS r (event_type, event_group, dataset)"
         )
         con.register("lines", self._table(_split([]), np.empty(0, dtype=bool)))
         con.execute(f"CREATE OR REPLACE TEMP TABLE parsed AS {parse_sql()}", {"received_at": datetime(1970, 1, 1)})  # noqa: DTZ001
@@ -93,7 +92,7 @@ class Parser:
             self._con.unregister("lines")
         first, self._next_index = self._next_index, self._next_index + len(lines.starts)
         rows = self._con.execute(
-            "SELECT line_index, verdict FROM parsed WHERE verdict IS NOT NULL AND line_index >= ?", [first]
+            "SELECT line_index, verdict FROM parsed WHERE verdict <> 'blank:' AND line_index >= ?", [first]
         ).fetchall()
         for index, verdict in rows:
             reason, _, field = verdict.partition(":")

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -30,8 +29,8 @@ import pyarrow as pa
 from piper.events.quarantine import Rejection
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
-from piper.silver.seal import StagedChunk, stage_chunks
-from piper.silver.store import Store, reveal
+from piper.silver.seal import StagedChunk, reveal, stage_chunks
+from piper.silver.store import Store
 from piper.spool.identity import Source, display_path
 from piper.spool.tail import Batch
 from piper.spool.turn import Checkpoint
@@ -162,11 +161,22 @@ def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetim
     for dataset in DATASETS.values():
         con.execute(f"DELETE FROM {dataset.tail_table}")
     con.execute("UPDATE progress SET sealed_through = ?, sealed_at_utc = ?", [result.commit_seq, now])
-    if result.chunks:
-        con.executemany(
-            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
-            [(c.dataset, c.event_date, c.path, c.rows, c.size_bytes, result.commit_seq) for c in result.chunks],
-        )
+    if not result.chunks:
+        return
+    table = pa.table(
+        {
+            "dataset": [chunk.dataset for chunk in result.chunks],
+            "event_date": pa.array([chunk.event_date for chunk in result.chunks], pa.date32()),
+            "path": [chunk.path for chunk in result.chunks],
+            "row_count": [chunk.rows for chunk in result.chunks],
+            "size_bytes": [chunk.size_bytes for chunk in result.chunks],
+        }
+    )
+    con.register("new_chunks", table)
+    try:
+        con.execute("INSERT INTO chunks SELECT *, ? FROM new_chunks", [result.commit_seq])
+    finally:
+        con.unregister("new_chunks")
 
 
 def _touch_dates(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -21,13 +20,13 @@ from typing import Any, TypeVar
 import duckdb
 
 from piper.errors import DataRootError, ManifestDamagedError, ManifestNewerError, PiperError, WriterLockedError
-from piper.files import ensure_writable, fsync_path, make_directory, write_atomic
+from piper.files import ensure_writable, make_directory, write_atomic
 from piper.layout import Layout
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.datasets import DATASETS, MACROS
+from piper.silver.seal import recover_staging
 from piper.spool.identity import Doubt, Source, Suspicion
-
 
 T = TypeVar("T")
 
@@ -230,32 +229,3 @@ def _holder(writer_file: Path, text: str) -> str:
     if holder and (pid is None or int(pid[1]) == holder.get("pid")):
         return f"`{holder['command']}` (PID {holder['pid']} on {holder['host']}, since {holder['since_utc']})"
     return f"another process (PID {pid[1]} on this machine)" if pid else "a process on another machine"
-
-
-def recover_staging(layout: Layout, sealed_through: int) -> None:
-    """Finish or undo what died between writing chunks and revealing them.
-
-    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these rows
-    from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must not.
-    """
-    if not layout.staging.is_dir():
-        return
-    for directory in sorted(layout.staging.iterdir()):
-        if directory.name.isdigit() and int(directory.name) <= sealed_through:
-            reveal(layout, directory)
-        else:
-            shutil.rmtree(directory)
-
-
-def reveal(layout: Layout, staged: Path) -> list[Path]:
-    """Rename every staged chunk to its place in silver, durably. Safe to repeat: a renamed chunk is not there any more."""
-    moved: list[Path] = []
-    for source in sorted(staged.rglob("*.parquet")):
-        target = layout.silver / source.relative_to(staged)
-        make_directory(target.parent)
-        source.rename(target)
-        moved.append(target)
-    for parent in {path.parent for path in moved}:
-        fsync_path(parent)
-    shutil.rmtree(staged)
-    return moved
