@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -26,7 +27,9 @@ class StagedChunk:
     size_bytes: int
 
 
-def stage_chunks(con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bool) -> list[StagedChunk]:
+def stage_chunks(
+    con: duckdb.DuckDBPyConnection, others_con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bool
+) -> list[StagedChunk]:
     """Write all tail rows, and those of `fresh`, as chunks in `staged`, durably. DuckDB's COPY itself never fsyncs.
 
     `staged` is one flat directory: the place of each chunk is spelled in its name, so one directory has to be synced and
@@ -34,20 +37,25 @@ def stage_chunks(con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bo
     """
     make_directory(staged)
     copied = staged.with_suffix(".copy")
-    chunks: list[StagedChunk] = []
-    for dataset in DATASETS.values():
-        rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
-        if with_fresh:
-            rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
-        chunks += _copy(con, dataset, rows, copied / dataset.name, staged)
+    all_events, *others = DATASETS.values()
+    with ThreadPoolExecutor(1) as beside:  # one scan of up to a row group uses one core, so two copies run side by side
+        pending = beside.submit(lambda: [c for d in others for c in _copy(others_con, d, copied, staged, with_fresh)])
+        chunks = _copy(con, all_events, copied, staged, with_fresh)
+        chunks += pending.result()
     shutil.rmtree(copied, ignore_errors=True)
     fsync_path(staged)
     fsync_path(staged.parent)
     return chunks
 
 
-def _copy(con: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, copied: Path, staged: Path) -> list[StagedChunk]:
+def _copy(
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, with_fresh: bool
+) -> list[StagedChunk]:
+    copied = root / dataset.name
     make_directory(copied)
+    rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
+    if with_fresh:
+        rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
     partitions = ["event_date"]
     if dataset.has_type_partition:
         partitions.append("event_type")
@@ -56,17 +64,26 @@ def _copy(con: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, copied: P
     written = con.execute(
         f"""COPY ({rows}) TO '{sql_literal(copied)}' (
             FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd,
-            FILENAME_PATTERN '{staged.name}-{{i}}', RETURN_STATS)"""
-    ).fetchall()
+            FILENAME_PATTERN '{staged.name}-{{i}}', RETURN_FILES)"""
+    ).fetchone()
+    files = [Path(name) for name in written[1]] if written else []
+    rows_of = _row_counts(con, files)
     chunks: list[StagedChunk] = []
-    for name, count, size_bytes, _footer, _statistics, keys in written:
-        file = Path(name)
+    for file in files:
         file.chmod(FILE_MODE)
         fsync_path(file)
-        path = str(file.relative_to(copied.parent))
+        path = str(file.relative_to(root))
+        day = file.relative_to(copied).parts[0].removeprefix("event_date=")
+        chunks.append(StagedChunk(dataset.name, date.fromisoformat(day), path, rows_of[str(file)], file.stat().st_size))
         file.rename(staged / staged_name(path))
-        chunks.append(StagedChunk(dataset.name, date.fromisoformat(keys["event_date"]), path, count, size_bytes))
     return chunks
+
+
+def _row_counts(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[str, int]:
+    if not files:
+        return {}
+    names = ", ".join(f"'{sql_literal(file)}'" for file in files)
+    return dict(con.execute(f"SELECT file_name, num_rows FROM parquet_file_metadata([{names}])").fetchall())
 
 
 def staged_name(path: str) -> str:

@@ -55,6 +55,8 @@ class Store:
     def __init__(self, layout: Layout, con: duckdb.DuckDBPyConnection) -> None:
         self.layout = layout
         self.con = con
+        self.second_con = self.cursor()
+        """For the writer's helper thread."""
         self.reveal_lock = threading.Lock()
         """Held from the COMMIT of a seal until its chunks are in their places."""
 
@@ -90,7 +92,7 @@ class Store:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Another connection to the same database, for another thread."""
         cursor = self.con.cursor()
-        cursor.execute("SET TimeZone = 'UTC'")
+        _use(cursor)
         return cursor
 
     def progress(self, con: duckdb.DuckDBPyConnection | None = None) -> Progress:
@@ -138,8 +140,15 @@ def _connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         config["threads"] = settings.duckdb.threads
     con = _as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
     layout.manifest.chmod(0o640)
-    con.execute("SET TimeZone = 'UTC'")
+    con.execute("ATTACH ':memory:' AS work")
+    _use(con)
     return con
+
+
+def _use(con: duckdb.DuckDBPyConnection) -> None:
+    """Session settings of every connection: UTC, and `work`, the batch under way, found after the manifest's tables."""
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET search_path = 'ingest_manifest,work'")
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, path: Path) -> None:
