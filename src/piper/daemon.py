@@ -314,7 +314,7 @@ class Daemon:
                 threading.Thread(target=_end_late, daemon=True).start()
 
     async def _watch_spool(self) -> None:
-        async for paths, other in changed_paths(self.settings.paths.raw_root):
+        async for paths, other in changed_paths(self.settings.paths.raw_root, self._stopping):
             self._hints.update(paths)
             self._rescan |= other
             self._wake.set()
