@@ -351,7 +351,7 @@ def _say(text: str, *, unless: bool = False) -> None:
 
 def _confirm(question: str, *, as_json: bool) -> None:
     if as_json or not sys.stdin.isatty():
-        raise UsageError("this needs your word", hint="Add --yes.")
+        raise UsageError("there is no terminal to ask on whether you mean it", hint="Add --yes.")
     if not typer.confirm(question):
         raise typer.Exit(EX_FAILURE)
 

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pytest
 import typer
-from tests.support.commands import SECONDS, Place, listening
+from tests.support.commands import SECONDS, Place, listening, until
 
 from piper.cli import app, daemon_app
 from piper.ops.metrics import GOLD_MODELS
@@ -231,6 +231,53 @@ def test_status_and_ingest_name_the_way_out_of_a_damaged_manifest(place: Place) 
     assert is_message(place.piper("ingest"), 1, "damaged", "piper rebuild")
 
 
+def test_rebuild_makes_a_damaged_warehouse_whole_again(place: Place) -> None:
+    written = place.simulate(400)
+    place.json("ingest")
+    with place.layout.manifest.open("r+b") as stream:
+        stream.write(os.urandom(16_384))
+    assert is_message(place.piper("rebuild"), 2, "--yes")
+    done = place.json("rebuild", "--yes")
+    assert done["found"]["chunk_events"] == written.valid
+    assert (done["read"]["accepted"], done["read"]["quarantined"]) == (0, 0)
+    assert count(place, "silver_events") == written.valid
+    status = place.json("status")
+    assert status["events"] == {"accepted": written.valid, "duplicates": 0, "quarantined": written.malformed}
+    assert place.json("ingest")["bytes"] == 0
+
+
+def test_rebuild_without_a_spool_touches_nothing(place: Place) -> None:
+    place.simulate(20)
+    place.json("ingest")
+    place.raw.rename(place.root / "elsewhere")
+    before = everything_below(place.data)
+    assert is_message(place.piper("rebuild", "--yes"), 1, "spool cannot be read")
+    assert everything_below(place.data) == before
+
+
+# ---- beside a real daemon --------------------------------------------------------------------------------------------
+
+
+def test_commands_go_to_the_daemon_that_runs_and_a_second_one_is_refused(place: Place) -> None:
+    written = place.simulate(300)
+    with place.piperd() as daemon:
+        until(lambda: place.json("status")["events"]["accepted"] == written.valid)
+        assert place.json("status")["pid"] == daemon.pid
+        assert place.json("ingest")["running"] is True
+        assert place.json("init")["created"] == []
+        done = place.json("materialize", "--model", "gold_farm_pressure_daily")
+        assert (done["by"], done["models"]) == ("piperd", ["gold_farm_pressure_daily"])
+        assert is_message(place.piper("rebuild", "--yes"), 1, "`piperd`", str(daemon.pid))
+        second = [sys.executable, "-c", "from piper.cli import main_daemon; main_daemon()"]
+        env = {**place.env, "PIPER_METRICS__PORT": "0", "PIPER_LOGGING__LEVEL": "error"}
+        refused = subprocess.run(second, env=env, cwd=place.root, capture_output=True, text=True, check=False)
+        assert is_message(refused, 1, "`piperd`", str(daemon.pid), "piper status")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(SECONDS) == 0
+    assert place.json("status")["state"] == "stopped"
+    assert count(place, "silver_events") == written.valid
+
+
 # ---- settings, errors, the terminal ----------------------------------------------------------------------------------
 
 
@@ -308,20 +355,13 @@ sys.exit(run(app, "piper", []))
 def test_ctrl_c_ends_a_simulation_with_whole_lines(place: Place, limit: list[str], code: int) -> None:
     command = place.command("simulate", "--root", str(place.raw), "--rate", "200", "--json", *limit)
     with subprocess.Popen(command, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        watched_until_it_writes(place.raw, process)
+        until(lambda: any(path.stat().st_size for path in place.raw.rglob("*.jsonl")))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, err) == (code, "")
     lines = b"".join(path.read_bytes() for path in place.raw.rglob("*.jsonl"))
     assert lines.endswith(b"\n")
     assert lines.count(b"\n") == json.loads(out)["lines"] > 0
-
-
-def watched_until_it_writes(root: Path, process: subprocess.Popen[str]) -> None:
-    while not any(path.stat().st_size for path in root.rglob("*.jsonl")):
-        assert process.poll() is None
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.05)
 
 
 def test_nobody_who_reads_is_no_reason_to_complain(place: Place) -> None:

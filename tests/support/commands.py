@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from anyio.from_thread import start_blocking_portal
 
 import piper
 from piper.demo.simulate import SimulateOptions, SimulateSummary, simulate
+from piper.errors import ControlError
 from piper.layout import Layout
-from piper.ops.control import Handler, serve_control
+from piper.ops.control import Handler, ask, serve_control
 from piper.ops.metrics import Metrics
 from piper.settings import Settings, load_settings
 from piper.writer import Clock, Writer
@@ -27,6 +30,15 @@ PACKAGE_ROOT = str(Path(piper.__file__).resolve().parents[1])
 """The commands run the package that the test imported, wherever they are started."""
 SECONDS = 60.0
 """No command of a test takes so long; one that does hangs."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds; fails the test when it does not within SECONDS."""
+    deadline = time.monotonic() + SECONDS
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        pause.wait(0.05)
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,26 @@ class Place:
         result = json.loads(done.stdout)
         assert isinstance(result, dict)
         return result
+
+    @contextlib.contextmanager
+    def piperd(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A real daemon that answers; stopped at the end if the test did not."""
+        command = [sys.executable, "-c", "from piper.cli import main_daemon; main_daemon()"]
+        env = {**self.env, "PIPER_METRICS__PORT": "0"}
+        with subprocess.Popen(command, env=env, cwd=self.root, stderr=subprocess.DEVNULL) as process:
+            try:
+                until(lambda: self._answers(process))
+                yield process
+            finally:
+                process.terminate()
+                process.wait(SECONDS)
+
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, "piperd ended"
+        try:
+            return bool(ask(self.layout.control_socket, "status")["state"] == "running")
+        except ControlError:
+            return False
 
     @contextlib.contextmanager
     def writer(self, command: str = "piperd", clock: Clock | None = None) -> Iterator[Writer]:

@@ -61,7 +61,7 @@ def facts(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
         out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), value), soft_wrap=True)
 
 
-def show_ingest(out: Console, summary: IngestSummary) -> None:
+def show_ingest(out: Console, summary: IngestSummary, title: str = "ingested") -> None:
     """The summary of one pass."""
     rows = [
         ("files", f"{summary.files:,} with news, {size(summary.bytes)}"),
@@ -81,7 +81,7 @@ def show_ingest(out: Console, summary: IngestSummary) -> None:
         rows.append(("lost", f"{size(summary.lost_bytes)} were seen earlier and are gone unread"))
     if summary.gold_failed:
         rows.append(("gold", f"FAILED for {', '.join(summary.gold_failed)}; readers keep the old rows"))
-    facts(out, f"ingested in {summary.seconds:.2f} s", rows)
+    facts(out, f"{title} in {summary.seconds:.2f} s", rows)
 
 
 def show_status(out: Console, status: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def show_rebuild(out: Console, run: RebuildRun) -> None:
     """What the new manifest was made of, and what raw added."""
     rows = [(name, _plain(value)) for name, value in run.found.items() if value]
     facts(out, "rebuilt the manifest", rows or [("found", "nothing in the data root")])
-    show_ingest(out, run.read)
+    show_ingest(out, run.read, "read the spool again")
 
 
 def _plain(value: Any) -> str:
