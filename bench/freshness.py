@@ -57,8 +57,9 @@ def main() -> None:
     site = reader_site(options.reader_site)
     with tempfile.TemporaryDirectory(prefix="piper-freshness-") as temporary:
         root = Path(temporary)
+        (root / "raw").mkdir()
         with DaemonProcess.start(root / "raw", root / "data", root / "piperd.log") as daemon:
-            wait_until(lambda: daemon.ready, f"piperd is not ready:\n{daemon.log_tail()}")
+            wait_until(lambda: daemon.ready, lambda: f"piperd is not ready:\n{daemon.log_tail()}")
             result = measure(root, daemon, site, options)
             result["piperd exit code"] = daemon.stop()
     if options.json:
@@ -76,7 +77,7 @@ def measure(root: Path, daemon: DaemonProcess, site: Path, options: argparse.Nam
     with seen_file.open("wb") as seen:
         reader = subprocess.Popen(command, env=reader_environment(site), stdin=subprocess.PIPE, stdout=seen, text=True)
     try:
-        wait_until(lambda: seen_file.stat().st_size > 0 or reader.poll() is not None, "the reader does not start")
+        wait_until(lambda: seen_file.stat().st_size > 0, lambda: "the reader does not start")
         cpu, started = cpu_seconds(daemon.pid), time.monotonic()
         appended = write_events(root / "raw", options.writers, options.rate, options.seconds)
         wall = time.monotonic() - started
@@ -188,11 +189,11 @@ def peak_mib(pid: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
-def wait_until(holds: Callable[[], bool], message: str) -> None:
+def wait_until(holds: Callable[[], bool], message: Callable[[], str]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            sys.exit(message)
+            sys.exit(message())
         time.sleep(POLL_SECONDS)
 
 

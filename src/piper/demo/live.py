@@ -32,6 +32,8 @@ HISTORY_DAYS = 3
 HISTORY_ENDS_SECONDS_AGO = 60
 """The live writers' files have later names than those of the past."""
 LOOK_SECONDS = 0.5
+GOLD_SECONDS = "3"
+"""Sooner than the default of piperd: nobody watches a demo for long."""
 LINE_SECONDS = 2.0
 CATCH_UP_SECONDS = 15.0
 MARKER = ".piper-demo"
@@ -179,16 +181,21 @@ def _play(
     simulator = _Simulator(options)
     with ExitStack() as stack:
         stack.callback(probe.close)
-        daemon = stack.enter_context(DaemonProcess.start(place.raw, place.data, place.log))
+        settings = {"PIPER_GOLD__REFRESH_SECONDS": GOLD_SECONDS}
+        daemon = stack.enter_context(DaemonProcess.start(place.raw, place.data, place.log, settings))
         stack.callback(simulator.finish)
         simulator.start()
         display = _Display(console, place, stack)
 
+        exposition = ""
+
         def look(phase: str) -> Sample:
+            nonlocal exposition
             if daemon.exit_code is not None:
                 raise DaemonDiedError(f"ended with exit code {daemon.exit_code}", daemon)
             simulator.check()
-            sample = probe.look(simulator.written, daemon.get("/metrics")[1])
+            exposition = daemon.get("/metrics")[1] or exposition
+            sample = probe.look(simulator.written, exposition)
             display.show(sample, phase)
             return sample
 
@@ -198,7 +205,9 @@ def _play(
         simulator.finish()
         _catch_up(look, interrupts)
         _stop(daemon, interrupts)
-        return probe.look(simulator.written, "")
+        sample = probe.look(simulator.written, exposition)
+        display.show(sample, "ended")
+        return sample
 
 
 def _catch_up(look: Callable[[str], Sample], interrupts: Interrupts) -> None:
