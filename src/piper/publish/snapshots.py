@@ -28,7 +28,7 @@ TEMPORARY = ".tmp"
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Swap in the rows that are committed and not sealed, with `sealed_through`: one consistent state of all datasets."""
     temporary = _temporary(layout.tail)
-    con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot")
+    con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot (BLOCK_SIZE 16384)")
     try:
         con.execute("BEGIN")
         try:
