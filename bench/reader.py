@@ -34,23 +34,26 @@ class Reader:
         self.since = datetime(2000, 1, 1)  # noqa: DTZ001 - the view's timestamps are naive UTC
         self.whole = self.gold = 0
 
-    def ask(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple]:
+    def ask(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple] | None:
+        """The rows, or None when the query failed."""
         started = time.monotonic()
         try:
             rows = self.con.execute(sql, parameters).fetchall()
         except duckdb.Error as error:
             tell(failed=str(error), sql=sql)
-            return []
+            return None
         tell(query_seconds=time.monotonic() - started)
         return rows
 
     def poll_silver(self) -> None:
         rows = self.ask(RECENT, (self.since,))
+        if rows is None:
+            return
         found = dict(rows)
         if len(found) != len(rows):
             tell(inconsistent=f"{len(rows) - len(found)} event_ids are there twice")
         gone = [key for key, ingested in self.recent.items() if ingested >= self.since and key not in found]
-        if gone and rows:
+        if gone:
             tell(inconsistent=f"{len(gone)} events went away")
         new = [key for key in found if key not in self.seen]
         if new:
@@ -60,7 +63,7 @@ class Reader:
             self.recent, self.since = found, max(found.values()) - WINDOW
 
     def poll_gold(self) -> None:
-        for (total,) in self.ask(GOLD):
+        for (total,) in self.ask(GOLD) or []:
             if total < self.gold:
                 tell(inconsistent=f"gold went back from {self.gold} to {total}")
             if total != self.gold:
@@ -68,7 +71,7 @@ class Reader:
             self.gold = total
 
     def poll_whole(self) -> None:
-        for rows, distinct in self.ask(WHOLE):
+        for rows, distinct in self.ask(WHOLE) or []:
             if rows != distinct or rows < self.whole or rows < len(self.seen):
                 tell(inconsistent=f"{rows} rows, {distinct} distinct, {self.whole} before, {len(self.seen)} seen")
             self.whole = rows
