@@ -9,6 +9,7 @@ If we die before the rename, readers keep the old snapshot, which is consistent;
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import duckdb
 
+from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, swap_in
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS
@@ -23,11 +25,14 @@ from piper.silver.datasets import DATASETS
 GENERATION_SECONDS = 60.0
 """How long a replaced snapshot keeps a name."""
 TEMPORARY = ".tmp"
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+"""What a file system without hard links says; it is none that readers on other clients mount by NFS."""
 
 
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Swap in the rows that are committed and not sealed, with `sealed_through`: one consistent state of all datasets."""
     temporary = _temporary(layout.tail)
+    con.execute("DETACH DATABASE IF EXISTS snapshot")  # of a publish that failed half way
     con.execute(f"ATTACH '{_literal(temporary)}' AS snapshot")
     try:
         con.execute("BEGIN")
@@ -42,8 +47,10 @@ def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
                 )
             con.execute("COMMIT")
         except BaseException:
-            con.execute("ROLLBACK")
+            _roll_back(con)
             raise
+        # DETACH would checkpoint as well, but swallow a full disk: an empty file would be swapped in, its rows in a log.
+        con.execute("CHECKPOINT snapshot")
     finally:
         con.execute("DETACH snapshot")
     _swap(temporary, layout.tail, layout)
@@ -61,6 +68,13 @@ def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: st
     _swap(temporary, layout.gold, layout)
 
 
+def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
+    try:
+        con.execute("ROLLBACK")
+    except duckdb.Error:
+        pass  # a failed COMMIT has ended the transaction already
+
+
 def _temporary(path: Path) -> Path:
     make_directory(path.parent)
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
@@ -72,8 +86,11 @@ def _temporary(path: Path) -> Path:
 def _swap(temporary: Path, path: Path, layout: Layout) -> None:
     temporary.chmod(FILE_MODE)
     fsync_path(temporary)
+    failpoint(f"publish.{path.stem}.written")
     _keep_generation(path, layout)
+    failpoint(f"publish.{path.stem}.linked")
     swap_in(temporary, path)
+    failpoint(f"publish.{path.stem}.swapped")
 
 
 def _keep_generation(path: Path, layout: Layout) -> None:
@@ -81,7 +98,11 @@ def _keep_generation(path: Path, layout: Layout) -> None:
     make_directory(layout.generations)
     now = time.time()
     if path.exists():
-        os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
+        try:
+            os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
     for earlier in layout.generations.iterdir():
         stamp = earlier.suffix[1:]
         age = now - int(stamp) / 1e9 if stamp.isdigit() else 0.0

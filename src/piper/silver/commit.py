@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -28,10 +27,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from piper.events.quarantine import Rejection
+from piper.failpoints import failpoint
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
 from piper.silver.seal import StagedChunk, stage_chunks
-from piper.silver.store import Store, reveal
+from piper.silver.staging import reveal
+from piper.silver.store import Store
 from piper.spool.identity import Source, display_path
 from piper.spool.tail import Batch
 from piper.spool.turn import Checkpoint
@@ -75,13 +76,17 @@ def commit(
         )
     result.duplicates = sum(count for _, count in repeated)
     staged = store.layout.staging / f"{result.commit_seq:012d}"
+    # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
+    shutil.rmtree(staged, ignore_errors=True)
     if seal:
-        shutil.rmtree(staged, ignore_errors=True)
         result.chunks = stage_chunks(con, staged, with_fresh=fresh_rows)
+        failpoint("commit.staged")
     with store.reveal_lock:
         _transaction(store, batch, rejections, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
+        failpoint("commit.committed")
         if seal:
             reveal(store.layout, staged)
+            failpoint("commit.revealed")
     return result
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 
+from piper.failpoints import failpoint
 from piper.files import fsync_path, make_directory
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset, projection_sql
 
@@ -32,6 +33,7 @@ def stage_chunks(con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bo
         if with_fresh:
             rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
         chunks += _copy(con, dataset, rows, staged)
+        failpoint("seal.copied")
     for directory in {staged.parent, staged, *((staged / chunk.path).parent for chunk in chunks)}:
         fsync_path(directory)
     return chunks
