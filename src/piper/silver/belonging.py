@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from piper.errors import ManifestDamagedError
+from piper.files import sql_literal
 from piper.layout import Layout
 from piper.silver.datasets import EMPTY_CHUNK
 
@@ -63,15 +64,10 @@ def check_not_older(layout: Layout, commit_seq: int) -> None:
 def database_sequences(path: Path) -> list[int]:
     """The highest commits that a published tail or a manifest speaks of, read by an instance of its own."""
     with duckdb.connect() as probe:
-        probe.execute(f"ATTACH '{literal(path)}' AS old (READ_ONLY)")
+        probe.execute(f"ATTACH '{sql_literal(path)}' AS old (READ_ONLY)")
         is_manifest = probe.execute(
             "SELECT 1 FROM duckdb_tables() WHERE database_name = 'old' AND table_name = 'progress'"
         ).fetchone()
         table = "progress" if is_manifest else "events_tail"
         row = probe.execute(f"SELECT max(commit_seq), max(sealed_through) FROM old.main.{table}").fetchone()
     return [int(value) for value in row or () if value is not None] or [0]
-
-
-def literal(path: Path | str) -> str:
-    """A path for use between quotes in SQL."""
-    return str(path).replace("'", "''")

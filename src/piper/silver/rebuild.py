@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,8 +38,9 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import log_of
 from piper.silver.datasets import MACROS
-from piper.silver.salvage import DAMAGED, Progress, Salvage, find_chunks, number_in
+from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, number_in
 from piper.silver.salvage_quarantine import QuarantineSalvage
+from piper.silver.staging import unfold
 from piper.silver.store import (
     Store,
     check_version,
@@ -52,9 +52,6 @@ from piper.silver.store import (
     utc_now,
     write_holder,
 )
-
-_SALVAGED = "salvaged-"
-"""Prefix of a directory of staging whose rows are in the new manifest: opening the store removes it."""
 
 
 @dataclass(slots=True)
@@ -213,6 +210,8 @@ def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummar
     for database in (layout.tail, aside):
         if database is not None and database.exists() and not rows.add_database(database):
             summary.unreadable.append(database)
+    unfold(layout.staging, SALVAGED)
+    failpoint("rebuild.unfolded")
     rows.add_staging(layout.staging)
     failpoint("rebuild.read")
     sealed_through = max(rows.last_seq, _last_name(layout))
@@ -223,7 +222,6 @@ def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummar
         summary.quarantined_keys = quarantine.fill(summary.commit_seq)
         summary.chunks, summary.damaged_chunks = len(found.chunks), found.damaged
         _write_counts(con, summary, sealed_through)
-        _retire_staging(layout)
         _remove_gold(layout)
         schema.mark_finished(con)
         failpoint("rebuild.filled")
@@ -261,17 +259,6 @@ def _write_counts(con: duckdb.DuckDBPyConnection, summary: RebuildSummary, seale
         [summary.commit_seq, sealed_through, now, now, summary.chunk_events + summary.salvaged_events,
          summary.quarantined_keys],
     )  # fmt: skip
-
-
-def _retire_staging(layout: Layout) -> None:
-    """The new `sealed_through` is above them all: under their names the next open would reveal what is in the tail now."""
-    for directory in list(layout.staging.iterdir()) if layout.staging.is_dir() else []:
-        if directory.is_dir() and directory.name.isdigit():
-            retired = directory.with_name(_SALVAGED + directory.name)
-            shutil.rmtree(retired, ignore_errors=True)
-            directory.rename(retired)
-    if layout.staging.is_dir():
-        fsync_path(layout.staging)
 
 
 def _remove_gold(layout: Layout) -> None:

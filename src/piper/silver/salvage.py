@@ -18,12 +18,14 @@ import pyarrow as pa
 
 from piper.errors import DataRootError
 from piper.events.registry import EVENT_TYPES
-from piper.files import fsync_path
-from piper.silver.belonging import database_sequences, literal
+from piper.files import fsync_path, sql_literal
+from piper.silver.belonging import database_sequences
 from piper.silver.datasets import DATASETS, EMPTY_CHUNK, Dataset, projection_sql
 
 DAMAGED = ".damaged"
 """Suffix of a chunk that was set aside: no glob of a view matches it."""
+SALVAGED = "salvaged-"
+"""Prefix of a directory of staging whose rows a rebuild takes over."""
 _MACHINE = r"No space left|Permission denied|Input/output error|Stale file|Too many open|Out of Memory|memory limit"
 """Errors that say nothing about a file's content: a rebuild that meets one stops, and sets nothing aside."""
 Progress = Callable[[str, int, int], None]
@@ -88,7 +90,7 @@ def chunk_paths(directory: Path) -> Iterator[Path]:
 
 def _read_chunk(con: duckdb.DuckDBPyConnection, dataset: Dataset, path: Path, silver: Path) -> FoundChunk | None:
     """Decode every value of a chunk; None when that fails."""
-    rows = dataset.chunk_rows_sql(f"['{literal(path)}']")
+    rows = dataset.chunk_rows_sql(f"['{sql_literal(path)}']")
     whole = f"""SELECT count(*), max(commit_seq), min(event_date), count(DISTINCT event_date),
         bit_xor(hash({dataset.column_list})) FROM ({rows})"""
     try:
@@ -115,7 +117,7 @@ def stop_if_machine(error: duckdb.Error, path: Path) -> None:
 
 def number_in(name: str) -> int:
     """The commit that a chunk or a directory of staging is named by; 0 when it is named otherwise."""
-    found = re.match(r"(?:salvaged-)?(\d{12,18})(?:-|$)", name)
+    found = re.match(rf"(?:{SALVAGED})?(\d{{12,18}})(?:-|$)", name)
     return int(found[1]) if found else 0
 
 
@@ -140,7 +142,7 @@ class Salvage:
         """
         try:
             with duckdb.connect() as probe:
-                probe.execute(f"ATTACH '{literal(path)}' AS old (READ_ONLY)")
+                probe.execute(f"ATTACH '{sql_literal(path)}' AS old (READ_ONLY)")
                 tables = {
                     dataset.name: probe.execute(
                         f"SELECT {dataset.column_list} FROM old.main.{dataset.tail_table} WHERE commit_seq IS NOT NULL"
@@ -161,13 +163,13 @@ class Salvage:
         return True
 
     def add_staging(self, staging: Path) -> None:
-        """Take the rows of chunks that were prepared and not revealed; one that is half written holds nothing."""
-        for directory in sorted(staging.iterdir()) if staging.is_dir() else []:
+        """Take the rows of chunks that were prepared and not revealed, after `unfold`."""
+        for directory in sorted(staging.glob(f"{SALVAGED}*")):
             self.last_seq = max(self.last_seq, number_in(directory.name))
             for dataset in DATASETS.values():
                 for path in chunk_paths(directory / dataset.name):
                     if _read_chunk(self._con, dataset, path, staging) is not None:
-                        self._add_candidates(dataset, dataset.chunk_rows_sql(f"['{literal(path)}']"))
+                        self._add_candidates(dataset, dataset.chunk_rows_sql(f"['{sql_literal(path)}']"))
 
     def _add_candidates(self, dataset: Dataset, rows: str) -> None:
         self._con.execute(f"INSERT INTO candidates_{dataset.name} ({dataset.column_list}) {rows}")
@@ -196,7 +198,7 @@ class Salvage:
         files = self._found.files(dataset)
         if not files:
             return f"SELECT {columns or DATASETS[dataset].column_list} FROM {DATASETS[dataset].tail_table} WHERE FALSE"
-        quoted = ", ".join("'" + literal(path) + "'" for path in files)
+        quoted = ", ".join("'" + sql_literal(path) + "'" for path in files)
         return DATASETS[dataset].chunk_rows_sql(f"[{quoted}]", columns)
 
     def _complete(self, dataset: Dataset, seq: int) -> None:

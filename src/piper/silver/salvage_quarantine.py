@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from piper.silver.belonging import literal
+from piper.files import sql_literal
 from piper.silver.commit import REJECTION_KEY
 from piper.silver.salvage import stop_if_machine
 
@@ -50,7 +50,7 @@ class QuarantineSalvage:
         self._con.execute(
             f"""INSERT INTO quarantined
             SELECT {REJECTION_KEY} AS key, CAST(TRY_CAST(quarantined_at_utc AS TIMESTAMP) AS DATE), reason
-            FROM read_json('{literal(path)}', format = 'newline_delimited', ignore_errors = true, columns = {_COLUMNS},
+            FROM read_json('{sql_literal(path)}', format = 'newline_delimited', ignore_errors = true, columns = {_COLUMNS},
                 maximum_object_size = {min(max(size_bytes, 1024), _LINE_BYTES_MAX)})
             WHERE raw_md5 IS NOT NULL AND key NOT IN (SELECT key FROM quarantined)
             QUALIFY row_number() OVER (PARTITION BY key) = 1"""
@@ -60,7 +60,7 @@ class QuarantineSalvage:
         """Take over what a damaged manifest had not exported yet, as far as it can be read."""
         try:
             with duckdb.connect() as probe:
-                probe.execute(f"ATTACH '{literal(path)}' AS old (READ_ONLY)")
+                probe.execute(f"ATTACH '{sql_literal(path)}' AS old (READ_ONLY)")
                 rejections = probe.execute("FROM old.main.rejections").to_arrow_table()
         except duckdb.Error as error:
             stop_if_machine(error, path)

@@ -56,6 +56,8 @@ class Store:
     def __init__(self, layout: Layout, con: duckdb.DuckDBPyConnection) -> None:
         self.layout = layout
         self.con = con
+        self.second_con = self.cursor()
+        """For the writer's helper thread."""
         self.reveal_lock = threading.Lock()
         """Held from the COMMIT of a seal until its chunks are in their places."""
 
@@ -72,6 +74,7 @@ class Store:
         ensure_writable(layout.state, "state directory")
         check_not_lost(layout)
         con = connect(layout, settings)
+        store: Store | None = None
         try:
             _check_version(con, layout)
             for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
@@ -82,6 +85,8 @@ class Store:
             _as_piper_error(lambda: recover_staging(layout, store.progress().sealed_through), layout.manifest)
             _as_piper_error(lambda: write_holder(layout, command), layout.manifest)
         except BaseException:
+            if store is not None:
+                store.second_con.close()
             con.close()
             raise
         return store
@@ -89,12 +94,13 @@ class Store:
     def close(self) -> None:
         """Checkpoint and release the manifest."""
         self.layout.writer_file.unlink(missing_ok=True)  # first: once the lock is gone it may be the next holder's
+        self.second_con.close()  # the lock lasts as long as any connection
         self.con.close()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Another connection to the same database, for another thread."""
         cursor = self.con.cursor()
-        cursor.execute("SET TimeZone = 'UTC'")
+        _use(cursor)
         return cursor
 
     def progress(self, con: duckdb.DuckDBPyConnection | None = None) -> Progress:
@@ -143,8 +149,15 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         config["threads"] = settings.duckdb.threads
     con = _as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
     layout.manifest.chmod(0o640)
-    con.execute("SET TimeZone = 'UTC'")
+    con.execute("ATTACH ':memory:' AS work")
+    _use(con)
     return con
+
+
+def _use(con: duckdb.DuckDBPyConnection) -> None:
+    """Session settings of every connection: UTC, and `work`, the batch under way, found after the manifest's tables."""
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET search_path = 'ingest_manifest,work'")
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
