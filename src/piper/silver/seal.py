@@ -78,6 +78,7 @@ def _copy(
         chunks.append(StagedChunk(dataset.name, date.fromisoformat(day), path, rows_of[str(file)], file.stat().st_size))
         file.rename(staged / staged_name(path))
         failpoint("seal.staged")
+    failpoint("seal.copied")
     return chunks
 
 
