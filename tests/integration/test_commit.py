@@ -1,4 +1,4 @@
-"""A writer that dies at any step of commit, seal, reveal and publish: what readers see, and what the next one makes of it."""
+"""A writer that dies at any step of commit, seal, reveal or publish: what readers see, what the next one makes of it."""
 
 from __future__ import annotations
 

@@ -16,6 +16,9 @@ from piper.writer import Writer
 
 def main(steps: list[str]) -> None:
     settings = load_settings(env=dict(os.environ)).settings
+    if uid := os.environ.get("TEST_UID"):  # only now: another user may be unable to read the interpreter's own files
+        os.setgid(int(uid))
+        os.setuid(int(uid))
     if steps[0] == "rebuild":
         rebuild(settings)
         steps = steps[1:]
@@ -28,9 +31,6 @@ def main(steps: list[str]) -> None:
 
 
 try:
-    if uid := os.environ.get("TEST_UID"):
-        os.setgid(int(uid))
-        os.setuid(int(uid))
     main(sys.argv[1:])
 except PiperError as error:
     print(type(error).__name__, error, flush=True)

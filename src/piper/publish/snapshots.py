@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -30,30 +31,37 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Swap in the rows that are committed and not sealed, with `sealed_through`: one consistent state of all datasets."""
+    """Swap in the rows that are committed and not sealed, with `sealed_through`: one state of all datasets."""
     temporary = _temporary(layout.tail)
     con.execute("DETACH DATABASE IF EXISTS snapshot")  # of a publish that failed half way
-    con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot")
     try:
-        con.execute("BEGIN")
+        con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot")
         try:
-            for dataset in DATASETS.values():
-                # One row of NULLs carries sealed_through, also when the tail is empty.
-                con.execute(
-                    f"""CREATE TABLE snapshot.{dataset.tail_table} AS
-                    SELECT *, NULL::BIGINT AS sealed_through FROM {dataset.tail_table}
-                    UNION ALL BY NAME
-                    SELECT sealed_through FROM progress"""
-                )
-            con.execute("COMMIT")
-        except BaseException:
-            _roll_back(con)
-            raise
-        # DETACH would checkpoint as well, but swallow a full disk: an empty file would be swapped in, its rows in a log.
-        con.execute("CHECKPOINT snapshot")
-    finally:
-        con.execute("DETACH snapshot")
-    _swap(temporary, layout.tail, layout)
+            _copy_tail(con)
+        finally:
+            con.execute("DETACH snapshot")  # checkpoints, and says so when the disk is full
+        _swap(temporary, layout.tail, layout)
+    except BaseException:
+        _temporary(layout.tail)  # a full disk needs the room
+        raise
+
+
+def _copy_tail(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("BEGIN")
+    try:
+        for dataset in DATASETS.values():
+            # One row of NULLs carries sealed_through, also when the tail is empty.
+            con.execute(
+                f"""CREATE TABLE snapshot.{dataset.tail_table} AS
+                SELECT *, NULL::BIGINT AS sealed_through FROM {dataset.tail_table}
+                UNION ALL BY NAME
+                SELECT sealed_through FROM progress"""
+            )
+        con.execute("COMMIT")
+    except BaseException:
+        with suppress(duckdb.Error):  # a failed COMMIT has ended the transaction already
+            con.execute("ROLLBACK")
+        raise
 
 
 def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: str = "gold") -> None:
@@ -64,18 +72,16 @@ def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: st
     """
     con.execute(f"CHECKPOINT {database}")
     temporary = _temporary(layout.gold)
-    shutil.copyfile(layout.gold_state, temporary)
-    _swap(temporary, layout.gold, layout)
-
-
-def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
     try:
-        con.execute("ROLLBACK")
-    except duckdb.Error:
-        pass  # a failed COMMIT has ended the transaction already
+        shutil.copyfile(layout.gold_state, temporary)
+        _swap(temporary, layout.gold, layout)
+    except BaseException:
+        _temporary(layout.gold)
+        raise
 
 
 def _temporary(path: Path) -> Path:
+    """The name under which the next `path` is made; what lies there is removed."""
     make_directory(path.parent)
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
