@@ -227,8 +227,12 @@ class Writer:
         write_empty_chunks(self.store.con, layout)
         self.publish()
         publish_gold(self.store.con, layout)
+        self.rewrite_catalog(force=force_catalog)
+
+    def rewrite_catalog(self, *, force: bool = True) -> bool:
+        """Write the catalog's views; without `force` only where they are missing or of another version. Any thread."""
         columns = {model.name: [column.name for column in model.columns] for model in load_models()}
-        write_catalog(layout, columns, force=force_catalog)
+        return write_catalog(self.store.layout, columns, force=force)
 
     # ---- inside --------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     temporary = _temporary(layout.tail)
     con.execute("DETACH DATABASE IF EXISTS snapshot")  # of a publish that failed half way
     try:
-        con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot")
+        con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot (BLOCK_SIZE 16384)")
         try:
             _copy_tail(con)
         finally:

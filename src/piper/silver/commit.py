@@ -47,6 +47,8 @@ class Committed:
     accepted_by_group: dict[str, int] = field(default_factory=dict)
     last_event_by_group: dict[str, float] = field(default_factory=dict)
     """Unix seconds of the newest event of each group."""
+    datasets: set[str] = field(default_factory=set)
+    """Datasets that got rows."""
     duplicates: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     contract_violations: int = 0
@@ -112,13 +114,14 @@ def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime
 
 def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
     rows = con.execute(
-        """SELECT event_group, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
+        """SELECT event_group, dataset, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
             count(*) FILTER (NOT is_known_type)
-        FROM fresh GROUP BY event_group"""
+        FROM fresh GROUP BY event_group, dataset"""
     ).fetchall()
-    for group, count, last, violations, unknown in rows:
-        result.accepted_by_group[group] = count
-        result.last_event_by_group[group] = last
+    for group, dataset, count, last, violations, unknown in rows:
+        result.accepted_by_group[group] = result.accepted_by_group.get(group, 0) + count
+        result.last_event_by_group[group] = max(last, result.last_event_by_group.get(group, last))
+        result.datasets |= {"events", dataset}
         result.accepted += count
         result.contract_violations += violations
         result.unknown_types += unknown
@@ -141,7 +144,7 @@ def _transaction(
         if seal:
             _forget_tail(con, result, now)
         elif fresh_rows and result.accepted:
-            _insert_tail(con)
+            _insert_tail(con, result.datasets)
         _write_sources(store, batch, now)
         con.execute(
             """UPDATE progress SET commit_seq = ?, committed_at_utc = ?, accepted = accepted + ?,
@@ -161,8 +164,8 @@ def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
         pass  # a failed COMMIT has ended the transaction already; the caller opens the store anew either way
 
 
-def _insert_tail(con: duckdb.DuckDBPyConnection) -> None:
-    for dataset in DATASETS.values():
+def _insert_tail(con: duckdb.DuckDBPyConnection, datasets: set[str]) -> None:
+    for dataset in (DATASETS[name] for name in DATASETS if name in datasets):
         con.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection_sql(dataset.name)}")
 
 

@@ -64,7 +64,7 @@ def _copy(
         rows = f"SELECT * REPLACE ({known} AS event_type), event_type AS event_type_name FROM ({rows})"
     written = con.execute(
         f"""COPY ({rows}) TO '{sql_literal(copied)}' (
-            FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd,
+            FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd, COMPRESSION_LEVEL 1,
             FILENAME_PATTERN '{staged.name}-{{i}}', RETURN_FILES)"""
     ).fetchone()
     files = [Path(name) for name in written[1]] if written else []
