@@ -29,7 +29,7 @@ from piper.silver.commit import Committed, commit
 from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.relations import SilverRelations
-from piper.silver.store import Store
+from piper.silver.store import Store, explain
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -106,8 +106,11 @@ class Writer:
         try:
             writer = cls(settings, store, metrics, clock or Clock())
             writer.prepare_warehouse()
-        except BaseException:
+        except BaseException as error:
             store.close()
+            problem = explain(error, store.layout) if isinstance(error, (duckdb.Error, OSError)) else None
+            if problem is not None:
+                raise problem from error
             raise
         return writer
 

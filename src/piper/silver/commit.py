@@ -27,9 +27,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from piper.events.quarantine import Rejection
+from piper.failpoints import failpoint
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
-from piper.silver.seal import StagedChunk, reveal, stage_chunks
+from piper.silver.seal import StagedChunk, stage_chunks
+from piper.silver.staging import reveal
 from piper.silver.store import Store
 from piper.spool.identity import Source, display_path
 from piper.spool.tail import Batch
@@ -77,13 +79,17 @@ def commit(
     result.duplicates = sum(count for _, count in repeated)
     result.quarantined = _stage_rejections(con, rejections)
     staged = store.layout.staging / f"{result.commit_seq:012d}"
+    # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
+    shutil.rmtree(staged, ignore_errors=True)
     if seal:
-        shutil.rmtree(staged, ignore_errors=True)
         result.chunks = stage_chunks(con, store.second_con, staged, with_fresh=fresh_rows)
+        failpoint("commit.staged")
     with store.reveal_lock:
         _transaction(store, batch, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
+        failpoint("commit.committed")
         if seal:
             reveal(store.layout, staged)
+            failpoint("commit.revealed")
     return result
 
 
