@@ -32,9 +32,8 @@ from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
 from piper.silver.seal import StagedChunk, stage_chunks
 from piper.silver.store import Store, reveal
-from piper.spool.identity import Source, display_path
+from piper.spool.identity import Checkpoint, Source, display_path
 from piper.spool.tail import Batch
-from piper.spool.turn import Checkpoint
 
 
 @dataclass(slots=True)
