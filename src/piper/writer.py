@@ -6,14 +6,17 @@ writer must be opened anew (`Writer.open`): the manifest alone knows what became
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import duckdb
 
-from piper.events.parse import Parser
+from piper.events.parse import Lines, Parser, split
 from piper.events.privacy import load_key
 from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
@@ -23,6 +26,7 @@ from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit
+from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store
@@ -81,7 +85,13 @@ class Writer:
             settings.paths.raw_root, limits, monotonic=clock.monotonic, utc=clock.utc, sources=store.sources()
         )
         mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
-        self._parser = Parser(store.con, settings.ingest.line_bytes_max, SAMPLE_BYTES, mask_key)
+        self._parser = Parser(
+            store.con,
+            [store.cursor() for _ in range(settings.duckdb.threads or os.cpu_count() or 1)],
+            line_bytes_max=settings.ingest.line_bytes_max,
+            sample_bytes=SAMPLE_BYTES,
+            mask_key=mask_key,
+        )
         self.gold = GoldStore.open(store.con, store.layout.gold_state)
         self.relations = SilverRelations(store)
         self.totals = Totals()
@@ -103,6 +113,7 @@ class Writer:
 
     def close(self) -> None:
         """Release the data root. What is committed is durable; what is not is read again next time."""
+        self._parser.close()
         self.store.close()
 
     # ---- steps ---------------------------------------------------------------------------------------------------
@@ -117,7 +128,10 @@ class Writer:
         self._report_observed()
 
     def ingest(self) -> Committed | None:
-        """Read, parse and commit one batch; None when there was nothing. Durable when it returns."""
+        """Read, parse and commit one batch; None when there was nothing. Durable when it returns.
+
+        What became known of files without reading any (renames, doubts, kept fragments) is written as well.
+        """
         batch, rejections = self._gather()
         if not batch:
             self._report_observed()
@@ -186,6 +200,24 @@ class Writer:
         publish_gold(con, self.store.layout)
         return True
 
+    def storage_bytes(self) -> dict[str, int]:
+        """Bytes on disk by kind, from the manifest and a few `stat` calls, never from walking the tree."""
+        layout, con = self.store.layout, self.store.con
+        silver = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM chunks").fetchone()
+        quarantine = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM quarantine_files").fetchone()
+        return {
+            "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file()),
+            "tail": layout.tail.stat().st_size,
+            "gold": layout.gold.stat().st_size,
+            "silver": silver[0] if silver else 0,
+            "quarantine": quarantine[0] if quarantine else 0,
+        }
+
+    def chunk_counts(self) -> dict[str, int]:
+        """Sealed chunks by dataset."""
+        rows = self.store.con.execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
+        return dict.fromkeys(DATASETS, 0) | dict(rows)
+
     def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
         """Make every file that the views name, then the catalog where it is missing or of another version."""
         layout = self.store.layout
@@ -198,35 +230,49 @@ class Writer:
     # ---- inside --------------------------------------------------------------------------------------------------
 
     def _gather(self) -> tuple[Batch, list[Rejection]]:
+        """Read slices until nothing is ready or the batch is full; each is parsed while the next ones are read."""
         batch, rejections = Batch(), []
-        limits = self.settings.ingest
         self._parser.begin()
-        read_seconds = parse_seconds = 0.0
-        while self.tailer.ready or not batch:
-            started = time.perf_counter()
-            spans = self.tailer.read(batch, SLICE_BYTES)
-            read = time.perf_counter()
-            if spans:
-                rejections += self._parser.add(spans, self.clock.now())
-            read_seconds += read - started
-            parse_seconds += time.perf_counter() - read
-            if batch.bytes >= limits.batch_bytes_max or batch.lines >= limits.batch_events_max or not self.tailer.ready:
+        started = time.perf_counter()
+        read_seconds = 0.0
+        pending: deque[Future[list[Rejection]]] = deque()
+        while True:
+            lines, seconds = self._read_slice(batch)
+            read_seconds += seconds
+            if lines is not None:
+                pending.append(self._parser.add(lines, self.clock.now()))
+            is_full = self._is_full(batch)
+            while pending and (is_full or len(pending) > self._parser.slices_at_once):
+                rejections += pending.popleft().result()
+            if is_full:
                 break
         rejections += [rejection_of(skip) for skip in batch.skips]
-        if batch.spans:
+        if batch.lines:
             self._parser.finish()
             self.metrics.batch_read(batch.bytes, batch.lines, read_seconds)
-            self.metrics.batch_parsed(batch.lines, len(rejections), parse_seconds)
+            self.metrics.batch_parsed(batch.lines, len(rejections), time.perf_counter() - started)
         return batch, rejections
+
+    def _is_full(self, batch: Batch) -> bool:
+        limits = self.settings.ingest
+        return not self.tailer.ready or batch.bytes >= limits.batch_bytes_max or batch.lines >= limits.batch_events_max
+
+    def _read_slice(self, batch: Batch) -> tuple[Lines | None, float]:
+        """The next slice, split into lines, and the seconds it took."""
+        started = time.perf_counter()
+        while True:
+            spans = self.tailer.read(batch, SLICE_BYTES)
+            batch.spans.clear()  # parsed slice by slice: a batch must not keep all its bytes in memory
+            if spans or self._is_full(batch):
+                return (split(spans) if spans else None), time.perf_counter() - started
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
-            done = commit(self.store, batch, rejections, now=self.clock.now(), seal=seal, fresh_rows=bool(batch.spans))
+            done = commit(self.store, batch, rejections, now=self.clock.now(), seal=seal, fresh_rows=batch.lines > 0)
         except BaseException:
             self.tailer.abandon(batch)
             raise
         self.tailer.applied(batch)
-        batch.spans.clear()
         if seal:
             self._tail_rows, self._tail_since = 0, None
         elif done.accepted:

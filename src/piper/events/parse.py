@@ -1,4 +1,4 @@
-"""Parse: spans of bytes become rows of the temporary table `parsed`, or rejections.
+"""Parse: spans of bytes become rows of the table `parsed`, or rejections.
 
 Vectorised throughout: newlines are found by NumPy, the lines reach DuckDB as an Arrow column over the very bytes that were
 read, and one SQL statement decides validity, reason and envelope. Python touches single lines only when they fail.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from queue import Queue
 from typing import Any
 
 import duckdb
@@ -24,9 +26,27 @@ from piper.events.registry import EVENT_TYPES
 from piper.spool.identity import display_path
 from piper.spool.turn import Span
 
-ROWS_PER_RECORD_BATCH = 8192
+ROWS_PER_RECORD_BATCH = 2048
 """Arrow record batches are DuckDB's unit of parallel work."""
 IntArray = npt.NDArray[np.int64]
+
+
+def _suspicious_pairs() -> npt.NDArray[np.bool_]:
+    """Which two neighbouring bytes can be where DuckDB's reader is laxer than RFC 8259, indexed as a uint16.
+
+    A value that begins with n or i in any case (NaN, Infinity), or a bracket closed after a comma or white space.
+    """
+    pairs = np.zeros((256, 256), dtype=np.bool_)
+    for before, after in ((b":,[ \t\r-", b"nNiI"), (b", \t\r", b"}]")):
+        pairs[np.ix_(list(before), list(after))] = True
+    first, second = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    table = np.zeros(1 << 16, dtype=np.bool_)
+    codes = np.stack([first, second], axis=-1).astype(np.uint8).reshape(-1, 2).view(np.uint16).ravel()
+    table[codes] = pairs.ravel()
+    return table
+
+
+_SUSPICIOUS = _suspicious_pairs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,63 +75,91 @@ class Lines:
 
 
 class Parser:
-    """Fills the temporary tables `parsed` and `shapes` of one connection; belongs to the writer's thread.
+    """Fills the tables `parsed` and `shapes` of the in-memory database `work`.
 
     `parsed` has the columns of sql/parse.sql, accepted and rejected lines alike; `line_index` counts through a whole batch.
+    Slices are parsed side by side, one core each: DuckDB itself would use one core for a scan of this size. Everything but
+    that belongs to the writer's thread. `cursors` are the parser's own connections to the same instance, one a slice.
     """
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, line_bytes_max: int, sample_bytes: int, mask_key: bytes | None = None
+        self,
+        con: duckdb.DuckDBPyConnection,
+        cursors: Sequence[duckdb.DuckDBPyConnection],
+        *,
+        line_bytes_max: int,
+        sample_bytes: int,
+        mask_key: bytes | None = None,
     ) -> None:
         self._con = con
         self._line_bytes_max, self._sample_bytes = line_bytes_max, sample_bytes
         self._mask_key = mask_key
         self._next_index = 0
-        con.execute("CREATE OR REPLACE TEMP TABLE registry (event_type VARCHAR, event_group VARCHAR, dataset VARCHAR)")
-        con.executemany(
-            "INSERT INTO registry VALUES (?, ?, ?)",
-            [(entry.name, entry.group, entry.dataset) for entry in EVENT_TYPES.values()],
-        )
-        con.register("lines", self._table(_split([]), np.empty(0, dtype=bool)))
-        con.execute(f"CREATE OR REPLACE TEMP TABLE parsed AS {parse_sql()}", {"received_at": datetime(1970, 1, 1)})  # noqa: DTZ001
-        con.execute(f"CREATE OR REPLACE TEMP TABLE shapes AS {shapes_sql()}")
-        con.unregister("lines")
+        self._idle: Queue[duckdb.DuckDBPyConnection] = Queue()
+        self._pool = ThreadPoolExecutor(len(cursors), "piper-parse")
+        self.slices_at_once = len(cursors)
+        for cursor in cursors:
+            self._idle.put(cursor)
+        self._create_tables()
+
+    def close(self) -> None:
+        """Wait for slices under way and give up the threads and connections."""
+        self._pool.shutdown()
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def begin(self) -> None:
         """Start a new batch: forget the rows of the last one."""
-        self._con.execute("TRUNCATE parsed")
+        self._con.execute("TRUNCATE work.parsed")
         self._next_index = 0
 
-    def add(self, spans: Sequence[Span], received_at: datetime) -> list[Rejection]:
-        """Parse the lines of `spans` into `parsed`; returns those that are no events. `received_at`: naive UTC."""
-        lines = _split(spans)
-        rejections, bad = self._screen(lines)
-        self._con.register("lines", self._table(lines, bad))
-        try:
-            self._con.execute(f"INSERT INTO parsed {parse_sql()}", {"received_at": received_at})
-        finally:
-            self._con.unregister("lines")
+    def add(self, lines: Lines, received_at: datetime) -> Future[list[Rejection]]:
+        """Begin to parse `lines` into `parsed`; the future gives those that are no events. `received_at`: naive UTC."""
         first, self._next_index = self._next_index, self._next_index + len(lines.starts)
-        rows = self._con.execute(
-            "SELECT line_index, verdict FROM parsed WHERE verdict IS NOT NULL AND line_index >= ?", [first]
-        ).fetchall()
+        return self._pool.submit(self._parse, lines, first, received_at)
+
+    def finish(self) -> None:
+        """After the last slice: check each shape of events against the registry, and mask users where that is on."""
+        self._con.execute(f"CREATE OR REPLACE TABLE work.shapes AS {shapes_sql()}")
+        if self._mask_key is not None:
+            self._mask_users(self._mask_key)
+
+    def _create_tables(self) -> None:
+        con = self._con
+        entries = ", ".join(f"('{entry.name}', '{entry.group}', '{entry.dataset}')" for entry in EVENT_TYPES.values())
+        con.execute(
+            f"CREATE OR REPLACE TABLE work.registry AS FROM (VALUES {entries}) AS r (event_type, event_group, dataset)"
+        )
+        con.register("lines", self._table(split([]), np.empty(0, dtype=bool), 0))
+        con.execute(f"CREATE OR REPLACE TABLE work.parsed AS {parse_sql()}", {"received_at": datetime(1970, 1, 1)})  # noqa: DTZ001
+        con.execute(f"CREATE OR REPLACE TABLE work.shapes AS {shapes_sql()}")
+        con.unregister("lines")
+
+    def _parse(self, lines: Lines, first: int, received_at: datetime) -> list[Rejection]:
+        rejections, bad = self._screen(lines)
+        con = self._idle.get()
+        try:
+            con.register("lines", self._table(lines, bad, first))
+            con.execute(f"INSERT INTO work.parsed {parse_sql()}", {"received_at": received_at})
+            rows = con.execute(
+                """SELECT line_index, verdict FROM work.parsed
+                WHERE verdict <> 'blank:' AND line_index >= ? AND line_index < ?""",
+                [first, first + len(lines.starts)],
+            ).fetchall()
+        finally:
+            con.unregister("lines")
+            self._idle.put(con)
         for index, verdict in rows:
             reason, _, field = verdict.partition(":")
             rejections.append(lines.reject(index - first, Reason(reason), field))
         return rejections
-
-    def finish(self) -> None:
-        """After the last slice: check each shape of events against the registry, and mask users where that is on."""
-        self._con.execute(f"CREATE OR REPLACE TEMP TABLE shapes AS {shapes_sql()}")
-        if self._mask_key is not None:
-            self._mask_users(self._mask_key)
 
     def _mask_users(self, key: bytes) -> None:
         users = [row[0] for row in self._con.execute("SELECT DISTINCT host_user FROM parsed").fetchall()]
         masks = pa.table({"name": users, "masked": [mask(user, key) if user else user for user in users]})
         self._con.register("user_masks", masks)
         try:
-            self._con.execute("UPDATE parsed SET host_user = masked FROM user_masks WHERE host_user = name")
+            self._con.execute("UPDATE work.parsed SET host_user = masked FROM user_masks WHERE host_user = name")
         finally:
             self._con.unregister("user_masks")
 
@@ -127,14 +175,15 @@ class Parser:
                 rejections.append(lines.reject(index, Reason.INVALID_UTF8))
         return rejections, bad
 
-    def _table(self, lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Table:
+    def _table(self, lines: Lines, bad: npt.NDArray[np.bool_], first: int) -> pa.Table:
         count = len(lines.starts)
         text = _line_column(lines, bad)
         good = slice(None) if not bad.any() else ~bad
         files = [self._file_name(span) for span in lines.spans]
         columns = {
-            "line_index": np.arange(self._next_index, self._next_index + count)[good],
+            "line_index": np.arange(first, first + count)[good],
             "line": text,
+            "suspicious": _suspicious(lines)[good],
             "source_file": pa.DictionaryArray.from_arrays(
                 lines.span_of[good].astype(np.int32), pa.array(files, pa.string())
             ),
@@ -149,7 +198,8 @@ class Parser:
         return display_path(mask_path(path, self._mask_key) if self._mask_key is not None else path)
 
 
-def _split(spans: Sequence[Span]) -> Lines:
+def split(spans: Sequence[Span]) -> Lines:
+    """Find the lines of `spans`: one pass over their bytes, no object a line."""
     data = b"".join(span.data for span in spans)
     ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == 0x0A).astype(np.int64) + 1
     starts = np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]])
@@ -173,6 +223,18 @@ def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> "pa.Array[Any]":
     if not bad.any():
         return pa.Array.from_buffers(pa.string(), len(lines.ends), buffers)
     return pa.Array.from_buffers(pa.binary(), len(lines.ends), buffers).filter(pa.array(~bad)).cast(pa.string())
+
+
+def _suspicious(lines: Lines) -> npt.NDArray[np.bool_]:
+    """Which lines need a closer look at their JSON; a table look-up of every two neighbouring bytes, no regex."""
+    flags = np.zeros(len(lines.ends), dtype=np.bool_)
+    data = np.frombuffer(lines.data, dtype=np.uint8)
+    for shift in (0, 1):
+        length = (len(data) - shift) // 2 * 2
+        hits = _SUSPICIOUS[data[shift : shift + length].view(np.uint16)]
+        if hits.any():
+            flags[np.searchsorted(lines.ends, np.flatnonzero(hits) * 2 + shift, side="right")] = True
+    return flags
 
 
 def _not_utf8(lines: Lines) -> list[int]:

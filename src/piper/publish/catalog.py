@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from piper import __version__
-from piper.files import FILE_MODE, fsync_path, make_directory, swap_in, write_atomic
+from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in, write_atomic
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
 
@@ -28,10 +28,10 @@ EMPTY_CHUNK = "000000000000-empty.parquet"
 def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
     """The SELECT of a silver view."""
     columns = ", ".join(f'"{name}"' for name, _ in dataset.columns)
-    chunks = dataset.chunk_rows_sql(f"'{_literal(layout.silver / dataset.name)}/**/*.parquet'", columns)
+    chunks = dataset.chunk_rows_sql(f"'{sql_literal(layout.silver / dataset.name)}/**/*.parquet'", columns)
     return f"""
         WITH tail AS MATERIALIZED (
-            FROM read_duckdb('{_literal(layout.tail)}', table_name = '{dataset.tail_table}')
+            FROM read_duckdb('{sql_literal(layout.tail)}', table_name = '{dataset.tail_table}')
         )
         SELECT {columns} FROM tail WHERE commit_seq IS NOT NULL
         UNION ALL
@@ -42,7 +42,7 @@ def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
 def gold_view_sql(model: str, columns: Iterable[str], layout: Layout) -> str:
     """The SELECT of a gold view."""
     names = ", ".join(f'"{name}"' for name in columns)
-    return f"SELECT {names} FROM read_duckdb('{_literal(layout.gold)}', table_name = '{model}')"
+    return f"SELECT {names} FROM read_duckdb('{sql_literal(layout.gold)}', table_name = '{model}')"
 
 
 def catalog_sql(layout: Layout, gold_columns: dict[str, list[str]]) -> list[str]:
@@ -96,11 +96,7 @@ def _write_empty_chunk(con: duckdb.DuckDBPyConnection, path: Path, columns: list
     make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.tmp")
     typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns)
-    con.execute(f"COPY (SELECT {typed} LIMIT 0) TO '{_literal(temporary)}' (FORMAT parquet, COMPRESSION zstd)")
+    con.execute(f"COPY (SELECT {typed} LIMIT 0) TO '{sql_literal(temporary)}' (FORMAT parquet, COMPRESSION zstd)")
     temporary.chmod(FILE_MODE)
     fsync_path(temporary)
     swap_in(temporary, path)
-
-
-def _literal(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import duckdb
 
-from piper.files import FILE_MODE, fsync_path, make_directory, swap_in
+from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS
 
@@ -28,7 +28,7 @@ TEMPORARY = ".tmp"
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Swap in the rows that are committed and not sealed, with `sealed_through`: one consistent state of all datasets."""
     temporary = _temporary(layout.tail)
-    con.execute(f"ATTACH '{_literal(temporary)}' AS snapshot")
+    con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot")
     try:
         con.execute("BEGIN")
         try:
@@ -87,7 +87,3 @@ def _keep_generation(path: Path, layout: Layout) -> None:
         age = now - int(stamp) / 1e9 if stamp.isdigit() else 0.0
         if abs(age) > GENERATION_SECONDS:  # a clock that was set back must not keep them for ever
             earlier.unlink(missing_ok=True)
-
-
-def _literal(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -30,8 +29,8 @@ import pyarrow as pa
 from piper.events.quarantine import Rejection
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
-from piper.silver.seal import StagedChunk, stage_chunks
-from piper.silver.store import Store, reveal
+from piper.silver.seal import StagedChunk, reveal, stage_chunks
+from piper.silver.store import Store
 from piper.spool.identity import Checkpoint, Source, display_path
 from piper.spool.tail import Batch
 
@@ -70,15 +69,16 @@ def commit(
         _measure(con, result)
     else:
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE new_keys AS SELECT key, 0::BIGINT AS line_index FROM event_keys LIMIT 0"
+            "CREATE OR REPLACE TABLE work.new_keys AS SELECT key, 0::BIGINT AS line_index FROM event_keys LIMIT 0"
         )
     result.duplicates = sum(count for _, count in repeated)
+    result.quarantined = _stage_rejections(con, rejections)
     staged = store.layout.staging / f"{result.commit_seq:012d}"
     if seal:
         shutil.rmtree(staged, ignore_errors=True)
-        result.chunks = stage_chunks(con, staged, with_fresh=fresh_rows)
+        result.chunks = stage_chunks(con, store.second_con, staged, with_fresh=fresh_rows)
     with store.reveal_lock:
-        _transaction(store, batch, rejections, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
+        _transaction(store, batch, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
         if seal:
             reveal(store.layout, staged)
     return result
@@ -86,18 +86,20 @@ def commit(
 
 def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime) -> None:
     """`fresh`: what the datasets' projections read."""
-    con.execute("SET VARIABLE commit_seq = ?", [commit_seq])
-    con.execute("SET VARIABLE ingested_at = ?", [now])
     con.execute(
-        """CREATE OR REPLACE TEMP VIEW fresh AS
+        "CREATE OR REPLACE TABLE work.this_commit AS SELECT ?::BIGINT AS commit_seq, ?::TIMESTAMP AS ingested_at_utc",
+        [commit_seq, now],
+    )
+    con.execute(
+        """CREATE OR REPLACE VIEW work.fresh AS
         SELECT
             parsed.*,
             coalesce(dataset, '') AS dataset,
             coalesce(event_group, 'other') AS event_group,
             contract_violation,
-            CAST(getvariable('ingested_at') AS TIMESTAMP) AS ingested_at_utc,
-            CAST(getvariable('commit_seq') AS BIGINT) AS commit_seq
-        FROM parsed LEFT JOIN shapes USING (shape) LEFT JOIN registry USING (event_type)"""
+            ingested_at_utc,
+            commit_seq
+        FROM work.parsed LEFT JOIN work.shapes USING (shape) LEFT JOIN work.registry USING (event_type), work.this_commit"""
     )
 
 
@@ -113,18 +115,19 @@ def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
         result.accepted += count
         result.contract_violations += violations
         result.unknown_types += unknown
-    lag = con.execute("SELECT epoch(getvariable('ingested_at')::TIMESTAMP) - epoch(occurred_at_utc) AS lag FROM parsed")
+    lag = con.execute("SELECT epoch(ingested_at_utc) - epoch(occurred_at_utc) AS lag FROM parsed, this_commit")
     result.lag_seconds = lag.fetchnumpy()["lag"]
 
 
 def _transaction(
-    store: Store, batch: Batch, rejections: Sequence[Rejection], result: Committed,
+    store: Store, batch: Batch, result: Committed,
     repeated: list[tuple[date, int]], now: datetime, *, seal: bool, fresh_rows: bool,
 ) -> None:  # fmt: skip
     con = store.con
     con.execute("BEGIN")
     try:
-        result.quarantined = _insert_rejections(con, rejections, result.commit_seq, now)
+        if result.quarantined:
+            _insert_rejections(con, result.commit_seq, now)
         if fresh_rows:
             con.execute("INSERT INTO event_keys SELECT key FROM new_keys")
         _touch_dates(con, result, repeated, now, fresh_rows=fresh_rows)
@@ -161,11 +164,22 @@ def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetim
     for dataset in DATASETS.values():
         con.execute(f"DELETE FROM {dataset.tail_table}")
     con.execute("UPDATE progress SET sealed_through = ?, sealed_at_utc = ?", [result.commit_seq, now])
-    if result.chunks:
-        con.executemany(
-            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
-            [(c.dataset, c.event_date, c.path, c.rows, c.size_bytes, result.commit_seq) for c in result.chunks],
-        )
+    if not result.chunks:
+        return
+    table = pa.table(
+        {
+            "dataset": [chunk.dataset for chunk in result.chunks],
+            "event_date": pa.array([chunk.event_date for chunk in result.chunks], pa.date32()),
+            "path": [chunk.path for chunk in result.chunks],
+            "row_count": [chunk.rows for chunk in result.chunks],
+            "size_bytes": [chunk.size_bytes for chunk in result.chunks],
+        }
+    )
+    con.register("new_chunks", table)
+    try:
+        con.execute("INSERT INTO chunks SELECT *, ? FROM new_chunks", [result.commit_seq])
+    finally:
+        con.unregister("new_chunks")
 
 
 def _touch_dates(
@@ -226,10 +240,8 @@ def _upsert(
             con.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", [day, reason, lines])
 
 
-def _insert_rejections(
-    con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejection], commit_seq: int, now: datetime
-) -> dict[str, int]:
-    """Insert those that were not quarantined before, each once; returns how many per reason.
+def _stage_rejections(con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejection]) -> dict[str, int]:
+    """Put those that were not quarantined before into `new_rejections`, each once; returns how many per reason.
 
     A rejection's key (source file, offset, content) shares the table of event keys: read again after a truncation, a
     rebuild or a restored spool, the same bad line at the same place stays one entry.
@@ -251,19 +263,23 @@ def _insert_rejections(
     con.register("rejected", table)
     try:
         con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE new_rejections AS
-            SELECT *, {REJECTION_KEY} AS key FROM rejected
-            QUALIFY row_number() OVER (PARTITION BY key) = 1"""
+            f"""CREATE OR REPLACE TABLE work.new_rejections AS
+            SELECT * FROM (
+                SELECT *, {REJECTION_KEY} AS key FROM rejected
+                QUALIFY row_number() OVER (PARTITION BY key) = 1
+            ) ANTI JOIN event_keys USING (key)"""
         )
     finally:
         con.unregister("rejected")
-    con.execute("DELETE FROM new_rejections WHERE key IN (SELECT key FROM event_keys)")
+    return dict(con.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
+
+
+def _insert_rejections(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime) -> None:
     con.execute("INSERT INTO event_keys SELECT key FROM new_rejections")
     con.execute(
         "INSERT INTO rejections SELECT ?, ?, * EXCLUDE (key) FROM new_rejections ORDER BY source_file, source_offset",
         [commit_seq, now],
     )
-    return dict(con.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
 
 
 REJECTION_KEY = "xor(md5_number(concat_ws(chr(0), source_file, source_offset, raw_md5)), 1::UHUGEINT)"

@@ -140,11 +140,11 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _DATASETS}
 MACROS = (
     # A non-integer is never rounded into an integer column. JSON numbers with a fraction or an exponent arrive as the
     # shortest text of their double: 5.0, 1e20. (A cast to DECIMAL(38, …) would judge them too, 300 times slower.)
-    r"""CREATE OR REPLACE TEMP MACRO to_bigint(x) AS CASE
+    r"""CREATE OR REPLACE MACRO work.to_bigint(x) AS CASE
         WHEN regexp_full_match(x, '-?[0-9]{1,19}(\.0+)?') THEN TRY_CAST(split_part(x, '.', 1) AS BIGINT)
         WHEN contains(x, 'e') AND TRY_CAST(x AS DOUBLE) = TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT)
         THEN TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT) END""",
-    """CREATE OR REPLACE TEMP MACRO to_double(x) AS CASE
+    """CREATE OR REPLACE MACRO work.to_double(x) AS CASE
         WHEN isfinite(TRY_CAST(x AS DOUBLE)) THEN TRY_CAST(x AS DOUBLE) END""",
 )
 """Casts that the projections use: text of a JSON value in, number or NULL out."""

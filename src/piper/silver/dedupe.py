@@ -17,7 +17,7 @@ def keep_first(con: duckdb.DuckDBPyConnection) -> list[tuple[date, int]]:
     Returns how many lines repeated a known event_id, per event_date.
     """
     con.execute(
-        """CREATE OR REPLACE TEMP TABLE new_keys AS
+        """CREATE OR REPLACE TABLE work.new_keys AS
         WITH firsts AS (
             SELECT md5_number(event_id) AS key, min(line_index) AS line_index
             FROM parsed WHERE verdict IS NULL GROUP BY ALL
@@ -28,5 +28,5 @@ def keep_first(con: duckdb.DuckDBPyConnection) -> list[tuple[date, int]]:
         """SELECT event_date, count(*) FROM parsed ANTI JOIN new_keys USING (line_index)
         WHERE verdict IS NULL GROUP BY event_date"""
     ).fetchall()
-    con.execute("DELETE FROM parsed WHERE line_index NOT IN (SELECT line_index FROM new_keys)")
+    con.execute("DELETE FROM work.parsed WHERE line_index NOT IN (SELECT line_index FROM new_keys)")
     return [(event_date, int(count)) for event_date, count in repeated]

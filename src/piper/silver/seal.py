@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import duckdb
 
-from piper.files import fsync_path, make_directory
+from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal
+from piper.layout import Layout
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset, projection_sql
 
 
@@ -23,40 +27,99 @@ class StagedChunk:
     size_bytes: int
 
 
-def stage_chunks(con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bool) -> list[StagedChunk]:
-    """Write all tail rows, and those of `fresh`, as chunks below `staged`, durably. DuckDB's COPY itself never fsyncs."""
+def stage_chunks(
+    con: duckdb.DuckDBPyConnection, others_con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bool
+) -> list[StagedChunk]:
+    """Write all tail rows, and those of `fresh`, as chunks in `staged`, durably. DuckDB's COPY itself never fsyncs.
+
+    `staged` is one flat directory: the place of each chunk is spelled in its name, so one directory has to be synced and
+    removed and not one a partition (removing a directory that was synced costs a millisecond).
+    """
     make_directory(staged)
-    chunks: list[StagedChunk] = []
-    for dataset in DATASETS.values():
-        rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
-        if with_fresh:
-            rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
-        chunks += _copy(con, dataset, rows, staged)
-    for directory in {staged.parent, staged, *((staged / chunk.path).parent for chunk in chunks)}:
-        fsync_path(directory)
+    copied = staged.with_suffix(".copy")
+    all_events, *others = DATASETS.values()
+    with ThreadPoolExecutor(1) as beside:  # one scan of up to a row group uses one core, so two copies run side by side
+        pending = beside.submit(lambda: [c for d in others for c in _copy(others_con, d, copied, staged, with_fresh)])
+        chunks = _copy(con, all_events, copied, staged, with_fresh)
+        chunks += pending.result()
+    shutil.rmtree(copied, ignore_errors=True)
+    fsync_path(staged)
+    fsync_path(staged.parent)
     return chunks
 
 
-def _copy(con: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, staged: Path) -> list[StagedChunk]:
+def _copy(
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, with_fresh: bool
+) -> list[StagedChunk]:
+    copied = root / dataset.name
+    make_directory(copied)
+    rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
+    if with_fresh:
+        rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
     partitions = ["event_date"]
     if dataset.has_type_partition:
         partitions.append("event_type")
         known = f"CASE WHEN is_known_type THEN event_type ELSE '{UNKNOWN_PARTITION}' END"
         rows = f"SELECT * REPLACE ({known} AS event_type), event_type AS event_type_name FROM ({rows})"
-    target = staged / dataset.name
     written = con.execute(
-        f"""COPY ({rows}) TO '{_literal(target)}' (
-            FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd,
-            FILENAME_PATTERN '{staged.name}-{{i}}', RETURN_STATS)"""
-    ).fetchall()
+        f"""COPY ({rows}) TO '{sql_literal(copied)}' (
+            FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd, COMPRESSION_LEVEL 1,
+            FILENAME_PATTERN '{staged.name}-{{i}}', RETURN_FILES)"""
+    ).fetchone()
+    files = [Path(name) for name in written[1]] if written else []
+    rows_of = _row_counts(con, files)
     chunks: list[StagedChunk] = []
-    for name, count, size_bytes, _footer, _statistics, keys in written:
-        path = Path(name)
-        fsync_path(path)
-        relative = str(path.relative_to(staged))
-        chunks.append(StagedChunk(dataset.name, date.fromisoformat(keys["event_date"]), relative, count, size_bytes))
+    for file in files:
+        file.chmod(FILE_MODE)
+        fsync_path(file)
+        path = str(file.relative_to(root))
+        day = file.relative_to(copied).parts[0].removeprefix("event_date=")
+        chunks.append(StagedChunk(dataset.name, date.fromisoformat(day), path, rows_of[str(file)], file.stat().st_size))
+        file.rename(staged / staged_name(path))
     return chunks
 
 
-def _literal(path: Path) -> str:
-    return str(path).replace("'", "''")
+def _row_counts(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[str, int]:
+    if not files:
+        return {}
+    names = ", ".join(f"'{sql_literal(file)}'" for file in files)
+    return dict(con.execute(f"SELECT file_name, num_rows FROM parquet_file_metadata([{names}])").fetchall())
+
+
+def staged_name(path: str) -> str:
+    """Flat name of a staged chunk whose place below silver/ is `path`."""
+    return quote(path, safe="=")
+
+
+def place_of(name: str) -> str:
+    """The inverse of `staged_name`."""
+    return unquote(name)
+
+
+def reveal(layout: Layout, staged: Path) -> list[Path]:
+    """Rename every staged chunk to its place in silver, durably. Safe to repeat: a renamed chunk is not there any more."""
+    moved: list[Path] = []
+    for source in sorted(staged.glob("*.parquet")):
+        target = layout.silver / place_of(source.name)
+        make_directory(target.parent)
+        source.rename(target)
+        moved.append(target)
+    for parent in {path.parent for path in moved}:
+        fsync_path(parent)
+    shutil.rmtree(staged)
+    return moved
+
+
+def recover_staging(layout: Layout, sealed_through: int) -> None:
+    """Finish or undo what died between writing chunks and revealing them.
+
+    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these rows
+    from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must not.
+    """
+    if not layout.staging.is_dir():
+        return
+    for directory in sorted(layout.staging.iterdir()):
+        if directory.name.isdigit() and int(directory.name) <= sealed_through:
+            reveal(layout, directory)
+        else:
+            shutil.rmtree(directory)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable
@@ -21,13 +20,13 @@ from typing import Any, TypeVar
 import duckdb
 
 from piper.errors import DataRootError, ManifestDamagedError, ManifestNewerError, PiperError, WriterLockedError
-from piper.files import ensure_writable, fsync_path, make_directory, write_atomic
+from piper.files import ensure_writable, make_directory, write_atomic
 from piper.layout import Layout
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.datasets import DATASETS, MACROS
+from piper.silver.seal import recover_staging
 from piper.spool.identity import Doubt, Source, Suspicion
-
 
 T = TypeVar("T")
 
@@ -56,6 +55,8 @@ class Store:
     def __init__(self, layout: Layout, con: duckdb.DuckDBPyConnection) -> None:
         self.layout = layout
         self.con = con
+        self.second_con = self.cursor()
+        """For the writer's helper thread."""
         self.reveal_lock = threading.Lock()
         """Held from the COMMIT of a seal until its chunks are in their places."""
 
@@ -91,7 +92,7 @@ class Store:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Another connection to the same database, for another thread."""
         cursor = self.con.cursor()
-        cursor.execute("SET TimeZone = 'UTC'")
+        _use(cursor)
         return cursor
 
     def progress(self, con: duckdb.DuckDBPyConnection | None = None) -> Progress:
@@ -139,8 +140,15 @@ def _connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         config["threads"] = settings.duckdb.threads
     con = _as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
     layout.manifest.chmod(0o640)
-    con.execute("SET TimeZone = 'UTC'")
+    con.execute("ATTACH ':memory:' AS work")
+    _use(con)
     return con
+
+
+def _use(con: duckdb.DuckDBPyConnection) -> None:
+    """Session settings of every connection: UTC, and `work`, the batch under way, found after the manifest's tables."""
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET search_path = 'ingest_manifest,work'")
 
 
 def _check_version(con: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -230,32 +238,3 @@ def _holder(writer_file: Path, text: str) -> str:
     if holder and (pid is None or int(pid[1]) == holder.get("pid")):
         return f"`{holder['command']}` (PID {holder['pid']} on {holder['host']}, since {holder['since_utc']})"
     return f"another process (PID {pid[1]} on this machine)" if pid else "a process on another machine"
-
-
-def recover_staging(layout: Layout, sealed_through: int) -> None:
-    """Finish or undo what died between writing chunks and revealing them.
-
-    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these rows
-    from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must not.
-    """
-    if not layout.staging.is_dir():
-        return
-    for directory in sorted(layout.staging.iterdir()):
-        if directory.name.isdigit() and int(directory.name) <= sealed_through:
-            reveal(layout, directory)
-        else:
-            shutil.rmtree(directory)
-
-
-def reveal(layout: Layout, staged: Path) -> list[Path]:
-    """Rename every staged chunk to its place in silver, durably. Safe to repeat: a renamed chunk is not there any more."""
-    moved: list[Path] = []
-    for source in sorted(staged.rglob("*.parquet")):
-        target = layout.silver / source.relative_to(staged)
-        make_directory(target.parent)
-        source.rename(target)
-        moved.append(target)
-    for parent in {path.parent for path in moved}:
-        fsync_path(parent)
-    shutil.rmtree(staged)
-    return moved

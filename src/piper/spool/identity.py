@@ -53,7 +53,7 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class LongLine:
-    """A line over the limit, on the way through it: only its beginning and last bytes are kept, so memory stays flat."""
+    """A line over the limit, on the way through it: only its beginning and end so far are kept: flat memory."""
 
     sample: bytes
     position: int

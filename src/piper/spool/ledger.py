@@ -58,7 +58,7 @@ class Ledger:
         self.touched.add(source)
 
     def lose(self, source: Source, size: int) -> None:
-        """The content of `source` is gone. It was seen up to `size`: what stood after the offset cannot be read any more."""
+        """The content of `source` is gone, and so is what stood between its offset and `size`."""
         fragment = source.fragment or b""
         if fragment:
             self.lost.append(Skip(source, source.offset, source.lines + 1, len(fragment), "truncated_line", fragment))

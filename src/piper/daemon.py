@@ -1,0 +1,418 @@
+"""piperd: the stages of `Writer` in one loop, gold in another, and what an operator and Prometheus need around them.
+
+Order of shutdown, on SIGTERM or SIGINT: stop looking for news, commit and publish what is ready, refresh gold if that is
+quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for nothing uncommitted is lost.
+A second signal ends the process at once.
+
+A commit that fails leaves open what became durable, so the data root is closed and opened anew, with backoff, until it
+works: metrics and health answer all the while, `/readyz` says why. Only errors that no waiting heals end the process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import duckdb
+import structlog
+
+from piper import __version__
+from piper.errors import DataRootError, PiperError
+from piper.files import ensure_writable
+from piper.gold.models import load_models
+from piper.layout import Layout
+from piper.ops.control import Handler, Progress, serve_control
+from piper.ops.health import Health
+from piper.ops.http import MetricsServer
+from piper.ops.logging import RunLog, close_run_log, configure_logging
+from piper.ops.metrics import Metrics
+from piper.ops.status import collect_status
+from piper.settings import Settings
+from piper.spool.watch import changed_paths
+from piper.writer import Writer
+
+STOP_SECONDS = 27.0
+"""After the first signal the process ends within this time, whatever it was doing."""
+DRAIN_SECONDS = 10.0
+"""How much of that goes into reading what is still unread."""
+GOLD_STOP_SECONDS = 5.0
+SCAN_SECONDS_MAX = 60.0
+SCAN_SHARE = 0.01
+"""Full scans may take this share of one core: small spools are scanned every poll, 100,000 files once a minute."""
+RESCAN_SECONDS = 1.0
+"""Soonest repetition of a scan that a file event asked for (a new directory)."""
+RETRY_SECONDS_MAX = 30.0
+HOUSEKEEPING_SECONDS = 15.0
+
+T = TypeVar("T")
+_log = structlog.get_logger(component="daemon")
+
+
+def run(settings: Settings) -> int:
+    """Run piperd until a signal ends it; returns the exit code. Raises PiperError when it cannot start."""
+    layout = Layout.of(settings)
+    ensure_writable(layout.data_root, "data root")
+    configure_logging(settings.logging.level, settings.logging.format, RunLog(layout.data_root, "piperd"))
+    try:
+        return anyio.run(Daemon(settings).main)
+    except BaseExceptionGroup as group:
+        raise _only_error(group) from group
+    finally:
+        close_run_log()
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a person can act on, where a task group wraps exactly that."""
+    found, _ = group.split(PiperError)
+    leaf: BaseException = found if found is not None else group
+    while isinstance(leaf, BaseExceptionGroup) and (found is not None or len(leaf.exceptions) == 1):
+        leaf = leaf.exceptions[0]
+    return leaf
+
+
+class Daemon:
+    """One run of piperd."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.layout = Layout.of(settings)
+        self.metrics = Metrics()
+        self.health = Health()
+        self.metrics.show_health(self.health)
+        self.started_at = time.time()
+        self._writer: Writer | None = None
+        self._thread = anyio.CapacityLimiter(1)
+        """Everything that touches the writer's connection or the tailer runs here, one step at a time."""
+        self._gold_lock = anyio.Lock()
+        self._gold_cursor: duckdb.DuckDBPyConnection | None = None
+        self._jobs: deque[Callable[[Writer], None]] = deque()
+        self._hints: set[bytes] = set()
+        self._rescan = False
+        self._wake = anyio.Event()
+        self._stopping = anyio.Event()
+        self._next_scan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
+
+    async def main(self) -> int:
+        """Start, run until a signal, stop in order."""
+        metrics = self.settings.metrics
+        with MetricsServer(metrics.host, metrics.port, self.metrics.registry, self.health) as server:
+            _log.info(
+                "starting",
+                version=__version__,
+                pid=os.getpid(),
+                metrics=server.url,
+                data_root=str(self.layout.data_root),
+            )
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._watch_signals)
+                await self._in_thread(self._open)
+                tasks.start_soon(self._gold_loop)
+                if self.settings.watch.mode != "poll":
+                    tasks.start_soon(self._watch_spool)
+                await tasks.start(serve_control, self.layout.control_socket, self._handlers())
+                await self._ingest_loop()
+                with anyio.CancelScope(shield=True):
+                    await self._stop()
+                tasks.cancel_scope.cancel()
+        _log.info("stopped", uptime_seconds=round(time.time() - self.started_at, 1))
+        return 0
+
+    # ---- the ingest loop -----------------------------------------------------------------------------------------
+
+    async def _ingest_loop(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            self.health.beat("ingest")
+            self.health.beat("publish")
+            try:
+                idle_seconds = await self._in_thread(self._turn)
+                failures = 0
+            except (duckdb.Error, OSError) as error:
+                failures += 1
+                await self._reopen(error, failures)
+                continue
+            if idle_seconds > 0:
+                await self._rest(idle_seconds)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep until something happens or is due; then let a micro-batch gather for flush_seconds."""
+        with anyio.move_on_after(seconds):
+            await self._wake.wait()
+            with anyio.move_on_after(self.settings.ingest.flush_seconds):
+                await self._stopping.wait()
+        if self._wake.is_set():
+            self._wake = anyio.Event()
+
+    def _turn(self) -> float:
+        """One step in the writer's thread; returns for how long there is nothing to do, in seconds."""
+        writer = self._writer
+        assert writer is not None
+        while self._jobs:
+            self._jobs.popleft()(writer)
+        self._look(writer)
+        if writer.tail_is_old and not writer.tailer.ready:
+            writer.seal()
+        writer.ingest()
+        self._publish(writer)
+        if time.monotonic() >= self._next_housekeeping:
+            self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+            self._keep_house(writer)
+        if writer.tailer.ready or self._jobs:
+            return 0.0
+        due = min(self._next_scan, self._next_poll, self._next_publish if writer.has_news else float("inf"))
+        return max(0.001, due - time.monotonic())
+
+    def _look(self, writer: Writer) -> None:
+        """Find out what is new: by hints at once, by polling what is hot, by scanning everything."""
+        now = time.monotonic()
+        hints, self._hints = self._hints, set()
+        for path in hints:
+            writer.tailer.look(path)
+        if now >= self._next_scan or (self._rescan and now >= self._next_scan - SCAN_SECONDS_MAX + RESCAN_SECONDS):
+            self._rescan = False
+            writer.scan()
+            seconds = time.monotonic() - now
+            pause = min(SCAN_SECONDS_MAX, max(self.settings.watch.poll_seconds, seconds / SCAN_SHARE))
+            self._next_scan = self._next_poll = now + pause
+            self._next_poll = now + self.settings.watch.poll_seconds
+            self._judge_spool(writer)
+        elif now >= self._next_poll:
+            self._next_poll = now + self.settings.watch.poll_seconds
+            writer.tailer.poll()
+
+    def _judge_spool(self, writer: Writer) -> None:
+        error = writer.tailer.spool_error
+        if error:
+            self.health.set_not_ready("spool", error)
+            return
+        self.health.set_ready("spool")
+        self.health.set_ready("first_scan")
+
+    def _publish(self, writer: Writer) -> None:
+        """Export quarantine and swap in the tail when due. A full or lost warehouse disk stops neither ingest nor us."""
+        if time.monotonic() < self._next_publish:
+            return
+        try:
+            writer.export_quarantine()
+            if writer.publish():
+                self._next_publish = time.monotonic() + self.settings.publish.seconds
+            self.health.set_ready("publish")
+        except OSError as error:
+            self._next_publish = time.monotonic() + self.settings.publish.seconds
+            self.health.set_not_ready("publish", str(error))
+            _log.error("publish_failed", error=str(error))
+
+    def _keep_house(self, writer: Writer) -> None:
+        self.metrics.storage(writer.storage_bytes())
+        usage = shutil.disk_usage(self.layout.data_root)
+        self.metrics.disk(usage.free, usage.total)
+
+    # ---- opening, failing, stopping ------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        writer = Writer.open(self.settings, self.metrics, command="piperd")
+        self._writer = writer
+        self._gold_cursor = writer.store.cursor()
+        self.metrics.chunks_counted(writer.chunk_counts())
+        self._next_scan = self._next_poll = self._next_publish = 0.0
+        self.health.set_ready("manifest_open")
+        self.health.set_ready("publish")
+
+    def _close(self) -> None:
+        writer, self._writer, self._gold_cursor = self._writer, None, None
+        if writer is not None:
+            try:
+                writer.close()
+            except (duckdb.Error, OSError) as error:
+                _log.error("close_failed", error=str(error))
+
+    async def _reopen(self, error: BaseException, failures: int) -> None:
+        """After a failed step: what is durable is in the manifest, so open it anew, again and again."""
+        kind = _kind_of(error)
+        self.metrics.commit_failed(kind, error=str(error))
+        self.health.set_not_ready("manifest_open", f"{type(error).__name__}: {error}")
+        if self._gold_cursor is not None:
+            self._gold_cursor.interrupt()
+        async with self._gold_lock:
+            await self._in_thread(self._close)
+            while not self._stopping.is_set():
+                self.health.beat("ingest")
+                pause = min(RETRY_SECONDS_MAX, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.7, 1.3)  # noqa: S311
+                with anyio.move_on_after(pause):
+                    await self._stopping.wait()
+                try:
+                    await self._in_thread(self._open)
+                    return
+                except (DataRootError, duckdb.Error, OSError) as again:
+                    failures += 1
+                    self.health.set_not_ready("manifest_open", str(again))
+                    _log.error("reopen_failed", error=str(again), failures=failures)
+
+    async def _stop(self) -> None:
+        _log.info("stopping")
+        self.health.ended("gold")
+        if self._gold_cursor is not None:
+            self._gold_cursor.interrupt()
+        async with self._gold_lock:
+            try:
+                await self._in_thread(self._drain)
+                await self._last_gold()
+            except (duckdb.Error, OSError, PiperError) as error:
+                _log.error("drain_failed", error=str(error))
+            for loop in ("ingest", "publish"):
+                self.health.ended(loop)
+            await self._in_thread(self._close)
+
+    def _drain(self) -> None:
+        """Commit what can be read within DRAIN_SECONDS, and publish it."""
+        writer = self._writer
+        if writer is None:
+            return
+        deadline = time.monotonic() + DRAIN_SECONDS
+        writer.tailer.poll()
+        while writer.tailer.ready and time.monotonic() < deadline:
+            writer.ingest()
+        writer.ingest()
+        writer.export_quarantine()
+        writer.publish()
+
+    async def _last_gold(self) -> None:
+        writer, cursor = self._writer, self._gold_cursor
+        if writer is None or cursor is None:
+            return
+        timer = threading.Timer(GOLD_STOP_SECONDS, cursor.interrupt)
+        timer.start()
+        try:
+            await anyio.to_thread.run_sync(writer.refresh_gold, cursor)
+        except duckdb.InterruptException:
+            _log.info("gold_left_for_the_next_start")
+        finally:
+            timer.cancel()
+
+    # ---- the other tasks -----------------------------------------------------------------------------------------
+
+    async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                if self._stopping.is_set():
+                    _log.warning("ended_by_second_signal", signal=signal.Signals(number).name)
+                    os._exit(128 + number)
+                _log.info("signal", signal=signal.Signals(number).name)
+                self._stopping.set()
+                self._wake.set()
+                threading.Thread(target=_end_late, daemon=True).start()
+
+    async def _watch_spool(self) -> None:
+        async for paths, other in changed_paths(self.settings.paths.raw_root):
+            self._hints.update(paths)
+            self._rescan |= other
+            self._wake.set()
+
+    async def _gold_loop(self) -> None:
+        while not self._stopping.is_set():
+            self.health.beat("gold")
+            async with self._gold_lock:
+                await self._refresh_gold()
+            with anyio.move_on_after(self.settings.gold.refresh_seconds):
+                await self._stopping.wait()
+
+    async def _refresh_gold(self, *, rebuild: bool = False, models: list[str] | None = None) -> bool:
+        writer, cursor = self._writer, self._gold_cursor
+        if writer is None or cursor is None:
+            return False
+        try:
+            return await anyio.to_thread.run_sync(lambda: writer.refresh_gold(cursor, rebuild=rebuild, models=models))
+        except duckdb.InterruptException:
+            return False
+        except (
+            duckdb.Error,
+            OSError,
+        ) as error:  # each model's failure is counted; this one is the publish or the instance
+            self.metrics.gold_refreshed(load_models()[0].name, 0.0, ok=False, error=str(error))
+            return False
+
+    # ---- control -------------------------------------------------------------------------------------------------
+
+    def _handlers(self) -> dict[str, Handler]:
+        return {"status": self._status, "materialize": self._materialize}
+
+    async def _status(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        del args, progress
+        ready, unready = self.health.readiness()
+        status = await self._as_job(collect_status) if self._writer is not None else {}
+        return {
+            "state": "running" if ready else "degraded",
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime_seconds": round(time.time() - self.started_at, 1),
+            "problems": unready,
+            **status,
+        }
+
+    async def _materialize(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Rebuild gold (one model or all) and the catalog; answers when it is published."""
+        known = [model.name for model in load_models()]
+        model = args.get("model")
+        if model is not None and model not in known:
+            raise PiperError(f"no gold model is called {model!r}", hint=f"Models: {', '.join(known)}")
+        await progress({"step": "gold"})
+        async with self._gold_lock:
+            written = await self._refresh_gold(rebuild=True, models=[model] if model else None)
+        if not written:
+            raise PiperError("gold could not be rebuilt", hint="The daemon's log says why (`gold_refresh_failed`).")
+        await progress({"step": "catalog"})
+        await self._as_job(lambda writer: writer.prepare_warehouse(force_catalog=True))
+        return {"models": [model] if model else known, "catalog": str(self.layout.catalog)}
+
+    async def _as_job(self, action: Callable[[Writer], T]) -> T:
+        """Run `action` in the writer's thread between two steps of the loop."""
+        done = threading.Event()
+        result: list[T] = []
+        errors: list[BaseException] = []
+
+        def job(writer: Writer) -> None:
+            try:
+                result.append(action(writer))
+            except Exception as error:  # handed to the waiting client below
+                errors.append(error)
+            finally:
+                done.set()
+
+        self._jobs.append(job)
+        self._wake.set()
+        while not await anyio.to_thread.run_sync(done.wait, 1.0, abandon_on_cancel=True):
+            if self._stopping.is_set():
+                raise PiperError("piperd is stopping")
+        if errors:
+            raise errors[0]
+        return result[0]
+
+    async def _in_thread(self, action: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(action, limiter=self._thread)
+
+
+def _end_late() -> None:
+    """Exit although something still hangs; all that is lost by it is read again at the next start."""
+    time.sleep(STOP_SECONDS)
+    _log.error("stop_took_too_long", seconds=STOP_SECONDS)
+    close_run_log()
+    os._exit(0)
+
+
+def _kind_of(error: BaseException) -> str:
+    text = str(error)
+    if "No space left" in text or "Disk quota" in text:
+        return "disk_full"
+    if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+        return "fatal"
+    return "io_error" if isinstance(error, OSError | duckdb.IOException) else "other"

@@ -1,0 +1,37 @@
+"""Wake-ups: file events save latency, polling stays the truth (inotify does not see what other hosts write)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+from watchfiles import awatch
+
+DEBOUNCE_MILLISECONDS = 50
+RETRY_SECONDS = 5.0
+
+
+async def changed_paths(root: Path) -> AsyncIterator[tuple[list[bytes], bool]]:
+    """Yield (paths relative to `root` of *.jsonl files that changed, whether anything else did), for ever.
+
+    While the root is missing or cannot be watched this waits and tries again; polling goes on meanwhile.
+    """
+    prefix = os.fsencode(root) + b"/"
+    while True:
+        try:
+            async for changes in awatch(
+                root,
+                watch_filter=None,
+                step=DEBOUNCE_MILLISECONDS,
+                debounce=4 * DEBOUNCE_MILLISECONDS,
+                ignore_permission_denied=True,
+                raise_interrupt=False,
+            ):
+                names = {os.fsencode(name) for _, name in changes}
+                files = [name.removeprefix(prefix) for name in names if name.endswith(b".jsonl")]
+                yield files, len(files) < len(names)
+        except OSError:  # also FileNotFoundError: no root yet; watchfiles' own errors are OSErrors
+            pass
+        await anyio.sleep(RETRY_SECONDS)
