@@ -67,13 +67,14 @@ class SourceIndex:
         """The source that the file at `path` was under another name, if its content says so and it left that name."""
         for source in self._candidates(status):
             had_this_name = source.path == path and source not in self.displaced
-            if not had_this_name and not self._stands(source, status) and self._same_content(path, source):
+            if not had_this_name and self._standing(source) is None and self._same_content(path, source):
                 return source
         return None
 
     def is_second_name(self, path: bytes, status: os.stat_result) -> bool:
         """Whether `path` is a hard link to a file that is known under another name, where it still stands."""
-        return any(source.path != path and self._stands(source, status) for source in self._candidates(status))
+        others = (self._standing(source) for source in self._candidates(status) if source.path != path)
+        return any(there is not None and os.path.samestat(there, status) for there in others)
 
     def _take_name(self, source: Source) -> Source | None:
         holder = self._by_path.get(source.path)
@@ -88,15 +89,15 @@ class SourceIndex:
         found = self._by_inode.get(status.st_ino, ())
         return sorted(found, key=lambda source: source.device != status.st_dev)
 
-    def _stands(self, source: Source, status: os.stat_result) -> bool:
-        """Whether the file of `status` stands at the path of `source` now."""
+    def _standing(self, source: Source) -> os.stat_result | None:
+        """The file with the inode number of `source` at the path of `source`, if there is one."""
         if source in self.displaced:
-            return False
+            return None
         try:
             there = os.lstat(self._root + b"/" + source.path)
         except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+            return None
+        return there if there.st_ino == source.inode else None
 
     def _same_content(self, path: bytes, source: Source) -> bool:
         try:
