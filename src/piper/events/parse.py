@@ -137,8 +137,11 @@ class Parser:
         return rejections
 
     def _mask_users(self, key: bytes) -> None:
-        users = [row[0] for row in self._con.execute("SELECT DISTINCT host_user FROM parsed").fetchall()]
-        masks = pa.table({"name": users, "masked": [mask(user, key) if user else user for user in users]})
+        found = self._con.execute("SELECT DISTINCT host_user FROM parsed WHERE verdict IS NULL").fetchall()
+        users = [row[0] for row in found]
+        masks = pa.table(
+            {"name": pa.array(users, pa.string()), "masked": pa.array([mask(user, key) for user in users], pa.string())}
+        )
         self._con.register("user_masks", masks)
         try:
             self._con.execute("UPDATE work.parsed SET host_user = masked FROM user_masks WHERE host_user = name")
@@ -207,15 +210,17 @@ def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> "pa.Array[Any]":
 
 
 def _not_utf8(lines: Lines) -> list[int]:
-    """Indexes of the lines that are not UTF-8; one pass over the bytes, and a restart after each bad line."""
-    bad: list[int] = []
-    view, position = memoryview(lines.data), 0
-    while position < len(view):
-        try:
-            codecs.utf_8_decode(view[position:], "strict", True)
-            break
-        except UnicodeDecodeError as error:
-            index = int(np.searchsorted(lines.ends, position + error.start, side="right"))
-            bad.append(index)
-            position = int(lines.ends[index])
-    return bad
+    """Indexes of the lines that are not UTF-8: one pass over the bytes, and line by line only where that fails."""
+    if _is_utf8(lines.data) or not len(lines.starts):
+        return []
+    high = np.frombuffer(lines.data, dtype=np.uint8) >= 0x80
+    suspects = np.flatnonzero(np.logical_or.reduceat(high, lines.starts))
+    return [index for index in suspects.tolist() if not _is_utf8(lines.raw(index))]
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        codecs.utf_8_decode(data, "strict", True)
+    except UnicodeDecodeError:  # it holds a copy of all the data, so a restart after each bad line would be quadratic
+        return False
+    return True

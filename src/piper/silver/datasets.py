@@ -139,15 +139,19 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _DATASETS}
 
 MACROS = (
     # A non-integer is never rounded into an integer column. JSON numbers with a fraction or an exponent arrive as the
-    # shortest text of their double: 5.0, 1e20. (A cast to DECIMAL(38, …) would judge them too, 300 times slower.)
+    # shortest text of their double: 5.0, 1e+20. (A cast to DECIMAL(38, …) would judge them too, 300 times slower.)
     r"""CREATE OR REPLACE MACRO work.to_bigint(x) AS CASE
-        WHEN regexp_full_match(x, '-?[0-9]{1,19}(\.0+)?') THEN TRY_CAST(split_part(x, '.', 1) AS BIGINT)
-        WHEN contains(x, 'e') AND TRY_CAST(x AS DOUBLE) = TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT)
+        WHEN regexp_full_match(x, '-?[0-9]+(\.0+)?') THEN TRY_CAST(split_part(x, '.', 1) AS BIGINT)
+        WHEN regexp_full_match(x, '-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+')
+            AND TRY_CAST(x AS DOUBLE) = TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT)
         THEN TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT) END""",
-    """CREATE OR REPLACE MACRO work.to_double(x) AS CASE
-        WHEN isfinite(TRY_CAST(x AS DOUBLE)) THEN TRY_CAST(x AS DOUBLE) END""",
+    # DuckDB's own cast would also take 'nan', ' 7' and '1_000'.
+    r"""CREATE OR REPLACE MACRO work.to_double(x) AS CASE
+        WHEN regexp_full_match(x, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?') AND isfinite(TRY_CAST(x AS DOUBLE))
+        THEN TRY_CAST(x AS DOUBLE) END""",
 )
-"""Casts that the projections use: text of a JSON value in, number or NULL out."""
+"""Casts that the projections use: text of a JSON value in, number or NULL out. A string counts when it spells a number as
+JSON does (leading zeros are let through); booleans, white space, nan and infinity are none."""
 
 
 @cache
