@@ -1,4 +1,4 @@
-"""Lines of both dialects with everything that can be wrong or odd about them, for comparing piper with the reference."""
+"""Lines of both dialects with everything that can be wrong or odd about them, to compare piper with the reference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from tests.support import gold_reference as raw
 from tests.support import parse_reference as reference
 
 Event = dict[str, Any]
@@ -39,7 +40,7 @@ class Pairs(list[tuple[str, Any]]):
     """The keys and values of an object, in order."""
 
 
-TYPES = [*reference.raw.REGISTRY, "publish.new_kind.usd", "studio.tea.break"]
+TYPES = [*raw.REGISTRY, "publish.new_kind.usd", "studio.tea.break"]
 DIALECTS = ("nested", "flat")
 
 
@@ -55,7 +56,7 @@ def full_event(kind: str, dialect: str, event_id: str) -> Event:
     shared: Event = {"event_id": event_id, "event_type": kind, "status": "error"}
     tail: Event = {"payload": payload, "metrics": metrics, "scope": scope, "error": error, "duration_ms": 77}
     if dialect == "flat":
-        if kind.startswith("publish.") and kind in reference.raw.REGISTRY:
+        if kind.startswith("publish.") and kind in raw.REGISTRY:
             shared["event_type"], payload["kind"] = "publish.usd", kind.split(".")[1]
         who = {"occurred_at": "2030-03-01T10:00:00Z", "action_id": "a1", "hostname": "ws1", "host_user": "ana"}
         return {**shared, **who, "dcc": "maya", **tail, "error_code": "E2", "error_message": "flat"}
@@ -72,10 +73,10 @@ def full_event(kind: str, dialect: str, event_id: str) -> Event:
 
 def _full_fields(kind: str) -> tuple[Event, Event]:
     found: dict[str, Event] = {"payload": {}, "metrics": {}}
-    _, payload_fields, metrics_fields = reference.raw.REGISTRY.get(kind, ("", "", ""))
+    _, payload_fields, metrics_fields = raw.REGISTRY.get(kind, ("", "", ""))
     for part, names in (("payload", payload_fields), ("metrics", metrics_fields)):
         for name in names.split():
-            for alias in reference.raw.ALIASES.get(name, f"{part}.{name}").split():
+            for alias in raw.ALIASES.get(name, f"{part}.{name}").split():
                 _put(found, alias)
     dataset = reference.DATASET_OF.get(kind, "")
     if dataset:
@@ -103,9 +104,9 @@ ODD_VALUES: list[Any] = [
         "[1,]", "[1 , \t]", '{"a":1,}', '{"a":1 ,\r}', "[,]", "[1,,2]", "01", "+1", ".5", "1.", "0x10", "tRuE", "nul",
         "'x'", "// c", "1 2", '{"a":{"b":[1,{"c":null}]},"a":2}', '["NaN, [1,] Infinity"]', reference.DEEP,
     )),
-    "123", "-7", "+7", "007", " 7", "7 ", "1e3", "1E3", "1e999", "12.0", "12.00", "12.5", "1_000", "0x10", "٣", "nan", "inf",
-    "Infinity", "9007199254740993", "9007199254740993.0", "9223372036854775808", "1e18", "1.", ".5", "-", "null", "true",
-    "NaN", ",]", ":NaN", " ,}", "[nan]", "\\", '"', "/*",
+    "123", "-7", "+7", "007", " 7", "7 ", "1e3", "1E3", "1e999", "12.0", "12.00", "12.5", "1_000", "0x10", "٣", "nan",
+    "inf", "Infinity", "9007199254740993", "9007199254740993.0", "9223372036854775808", "1e18", "1.", ".5", "-", "null",
+    "true", "NaN", ",]", ":NaN", " ,}", "[nan]", "\\", '"', "/*",
 ]  # fmt: skip
 """Put into any field in turn."""
 
@@ -116,7 +117,8 @@ ODD_TYPES: list[Any] = [
 ]  # fmt: skip
 
 ODD_VERSIONS: list[Any] = [
-    "1.0", "1.1", "1.99", "2.0", "0.9", "1", "1.", "1.x", "1.0.0", "11.0", " 1.0", "1.0\n", "flat", 1.0, 1, None, "", {},
+    "1.0", "1.1", "1.99", "2.0", "0.9", "1", "1.", "1.x", "1.0.0", "11.0", " 1.0", "1.0\n", "flat", 1.0, 1, None, "",
+    {},
 ]  # fmt: skip
 
 
@@ -183,18 +185,37 @@ def twice(event: Event, path: Sequence[str], value: Any, *, before: bool) -> Any
 
 BROKEN_LINES = [
     b"", b" ", b"\t\r", b"\x0b", b"\x0c", b"\xef\xbb\xbf", b"\xff", b"\xc3", b"\xed\xa0\x80", b"NaN", b" nan", b"-inf",
-    b"Infinity", b"null", b"[]", b"[1,]", b'"text"', b"7", b"1e999", b"true", b"{}", b"{,}", b'{"a":1}{"a":2}', b"{", b"}",
-    b'{"schema_version":"1.0"}', b'{"event_id":"x"}', b'{"hostname":"x"}', b'{"occurred_at":null}', b'\xa0{"a":1}',
-    b'{"schema_version":null,"hostname":"x"}', b'{"occurred_at_utc":"x","hostname":"x"}', b"'", b"\\", b'"\\',
+    b"Infinity", b"null", b"[]", b"[1,]", b'"text"', b"7", b"1e999", b"true", b"{}", b"{,}", b'{"a":1}{"a":2}', b"{",
+    b"}", b'{"schema_version":"1.0"}', b'{"event_id":"x"}', b'{"hostname":"x"}', b'{"occurred_at":null}',
+    b'\xa0{"a":1}', b'{"schema_version":null,"hostname":"x"}', b'{"occurred_at_utc":"x","hostname":"x"}', b"'", b"\\",
+    b'"\\',
 ]  # fmt: skip
 
 
 def spoiled(line: bytes) -> Iterator[bytes]:
     """The line with something wrong, or only odd, around or inside it."""
     middle = len(line) // 2
-    yield from (b" \t" + line + b" \r", b"\xef\xbb\xbf" + line, line + b"\x00", line + b"\x0c", line + b",", line + line)
-    yield from (line[:-1], line[:middle], line[:-1] + b",}", line[:-1] + b" , }", line[:-1] + b',"x":NaN}', line + b" x")
-    yield from (line[:middle] + b"\xff" + line[middle:], line[:-1] + b',"x":"\xc3\x28"}', line[:-1] + b',"\xed\xa0\x80":1}')
+    yield from (
+        b" \t" + line + b" \r",
+        b"\xef\xbb\xbf" + line,
+        line + b"\x00",
+        line + b"\x0c",
+        line + b",",
+        line + line,
+    )
+    yield from (
+        line[:-1],
+        line[:middle],
+        line[:-1] + b",}",
+        line[:-1] + b" , }",
+        line[:-1] + b',"x":NaN}',
+        line + b" x",
+    )
+    yield from (
+        line[:middle] + b"\xff" + line[middle:],
+        line[:-1] + b',"x":"\xc3\x28"}',
+        line[:-1] + b',"\xed\xa0\x80":1}',
+    )
     yield line[:-1] + b',"x":[' + b",".join([b'"NaN ,]"'] * 3) + b"]}"
     yield line[:-1] + b',"x":"\\\\",}'
     yield line[:-1] + b',"x":"\\\\\\"",  "y":"\\",]"}'

@@ -1,17 +1,17 @@
 """One line of a spool judged and projected in plain Python: slow, obvious, and sharing no code with piper.
 
 Choices that the contract leaves open, made here once (those about casts are in gold_reference):
-- Of duplicate keys the FIRST counts, at every level: DuckDB's JSON reader takes the first, Python's would take the last.
+- Of duplicate keys the FIRST counts, at every level: DuckDB's JSON reader takes the first, Python's takes the last.
 - An escape that is a lone surrogate (`"\\ud800"`) makes the line invalid JSON: it is no character.
-- A blank line is one of JSON white space only; it is nothing. A BOM is stripped at offset 0 of a file, by the tailer, and
-  is invalid JSON anywhere else.
-- A line is flat when it has no schema_version key but an occurred_at key, or else a flat host key and no occurred_at_utc.
-- The first problem counts, in this order: schema_version, a field missing (or empty, or null), a field of the wrong type,
-  the form of event_type, status, the optional objects, the time, the clock.
-- A time is RFC 3339, or without seconds, with a space, a comma or `+05`; no 24:00, no leap second, no fraction of more than
-  nine digits, and not before the year 1 in UTC. Digits after the sixth are cut off.
-- Optional text fields take any JSON value as its text. A top-level duration_ms counts in both dialects; it is kept as the
-  metrics of an event that has none.
+- A blank line is one of JSON white space only; it is nothing. A BOM is stripped at offset 0 of a file, by the tailer,
+  and is invalid JSON anywhere else.
+- A line is flat when it has no schema_version key but occurred_at, or else a flat host key and no occurred_at_utc.
+- The first problem counts, in this order: schema_version, a field missing (or empty, or null), a field of the wrong
+  type, the form of event_type, status, the optional objects, the time, the clock.
+- A time is RFC 3339, or without seconds, with a space, a comma or `+05`; no 24:00, no leap second, no fraction of more
+  than nine digits, and not before the year 1 in UTC. Digits after the sixth are cut off.
+- Optional text fields take any JSON value as its text. A top-level duration_ms counts in both dialects; it is kept as
+  the metrics of an event that has none.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ DEEP = "[" * 10_000 + "]" * 10_000
 """What Python cannot parse for its depth; `judge` looks at a shallow stand-in for this very text."""
 STAND_IN = '["ten thousand deep"]'
 
-NESTED_REQUIRED = (
-    "event_id event_type occurred_at_utc status pipeline.name host.hostname host.user session.session_id".split()
-)
-FLAT_REQUIRED = "event_id event_type occurred_at status action_id hostname host_user".split()
+NESTED_REQUIRED = "event_id event_type occurred_at_utc status pipeline.name host.hostname host.user session.session_id"
+FLAT_REQUIRED = "event_id event_type occurred_at status action_id hostname host_user"
 OBJECTS = ("payload", "metrics", "scope", "error")
 
 DURATION = "metrics.duration_ms metrics.launch_duration_ms payload.duration_ms duration_ms"
@@ -55,7 +53,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Accepted:
-    """An event: its columns of silver/events (JSON columns as `canonical` has them), its dataset beside that, and that row."""
+    """An event: its row of silver/events (JSON columns as `canonical` has them), its other dataset, that row."""
 
     event: Row
     violates: bool
@@ -132,7 +130,7 @@ def _is_flat(event: Row) -> bool:
 def _problem(event: Row, now: datetime, *, flat: bool) -> Rejected | None:
     checks = [] if flat else [_schema_version_problem(event)]
     required = FLAT_REQUIRED if flat else NESTED_REQUIRED
-    values = {name: raw.lookup(event, name) for name in required}
+    values = {name: raw.lookup(event, name) for name in required.split()}
     checks += [Rejected("missing_field", name) for name, value in values.items() if value is None or value == ""]
     checks += [Rejected("invalid_field", name) for name, value in values.items() if not isinstance(value, str)]
     first = next((check for check in checks if check), None)
@@ -165,8 +163,11 @@ def _value_problem(event: Row, now: datetime, time_field: str) -> Rejected | Non
     return Rejected("clock_skew", time_field) if moment > now + timedelta(hours=1) else None
 
 
+_BEYOND = datetime.max  # noqa: DTZ901
+
+
 def utc_of(text: str) -> datetime | None:
-    """The naive UTC time that a text spells, None where it spells none; `datetime.max` for what is beyond year 9999."""
+    """The naive UTC time that a text spells, None where it spells none; the last moment of 9999 for what is later."""
     found = re.fullmatch(
         r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
         r"(?:[Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)",
@@ -188,7 +189,7 @@ def utc_of(text: str) -> datetime | None:
     try:
         return moment.astimezone(UTC).replace(tzinfo=None)
     except OverflowError:
-        return datetime.max if int(year) == 9999 else None
+        return _BEYOND if int(year) == 9999 else None
 
 
 def _accepted(event: Row, first_pairs: Row, *, flat: bool) -> Accepted:
@@ -197,7 +198,7 @@ def _accepted(event: Row, first_pairs: Row, *, flat: bool) -> Accepted:
     moment = utc_of(event["occurred_at" if flat else "occurred_at_utc"])
     assert moment is not None
     names = _FLAT_COLUMNS if flat else _NESTED_COLUMNS
-    row: Row = {column: text_of(event, names.get(column, "")) for column in _ENVELOPE_COLUMNS}
+    row: Row = {column: text_of(event, names.get(column, "")) for column in _ENVELOPE_COLUMNS.split()}
     row.update({f"scope_{name}": text_of(event, f"scope.{name}") for name in _SCOPE_FIELDS})
     row.update(
         event_type=kind,
@@ -212,11 +213,11 @@ def _accepted(event: Row, first_pairs: Row, *, flat: bool) -> Accepted:
     return Accepted(row, raw.breaks_registry(event), dataset, _projected(event, row, dataset))
 
 
-_SCOPE_FIELDS = "show sequence shot asset department task".split()
+_SCOPE_FIELDS = ("show", "sequence", "shot", "asset", "department", "task")
 _ENVELOPE_COLUMNS = (
     "event_id schema_version status pipeline_name pipeline_dcc host_hostname host_user host_os session_id action_id"
     " error_code error_message"
-).split()
+)
 _NESTED_COLUMNS = {
     "event_id": "event_id",
     "schema_version": "schema_version",
@@ -375,7 +376,8 @@ def _kind_unless_empty(event: Row) -> str:
 
 
 def _scan_seconds(event: Row) -> float | None:
-    for name, scale in (("payload.scan_duration_ms", 1000), ("metrics.scan_duration_s", 1), ("payload.duration_ms", 1000)):
+    scales = {"payload.scan_duration_ms": 1000, "metrics.scan_duration_s": 1, "payload.duration_ms": 1000}
+    for name, scale in scales.items():
         if raw.lookup(event, name) is not None:
             value = raw.number(event, name)
             return None if value is None else value / scale

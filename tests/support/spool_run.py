@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support import gold_reference as raw
 from tests.support import parse_reference as reference
 
 from piper.ops.metrics import Metrics
@@ -17,7 +18,7 @@ from piper.silver.datasets import DATASETS
 from piper.writer import Clock, Writer
 
 Row = dict[str, Any]
-NOW = datetime(2030, 3, 4, 12, 0, 0)
+NOW = datetime(2030, 3, 4, 12)  # noqa: DTZ001
 """What the clock of these runs says, naive UTC; whatever the date of the machine."""
 
 
@@ -60,14 +61,14 @@ class SpoolRun:
 
 @contextmanager
 def spool_run(root: Path, **settings: str) -> Iterator[SpoolRun]:
-    """A run in an empty folder; `settings` by variable name without prefix, as in PRIVACY__MASK_USERS="true"."""
+    """A run in a folder, empty or of an earlier run; settings as in PRIVACY__MASK_USERS="true"."""
     given = {
         "PATHS__RAW_ROOT": str(root / "spool"),
         "PATHS__DATA_ROOT": str(root / "data"),
         "DUCKDB__THREADS": "2",
         **settings,
     }
-    (root / "spool").mkdir(parents=True)
+    (root / "spool").mkdir(parents=True, exist_ok=True)
     loaded = load_settings(env={f"PIPER_{name}": value for name, value in given.items()})
     run = SpoolRun(root, loaded.settings)
     try:
@@ -95,7 +96,7 @@ def expected(files: Mapping[str, bytes]) -> tuple[dict[str, list[Row]], list[Row
 
 
 def _add(rows: dict[str, list[Row]], verdict: reference.Accepted, source: Row) -> None:
-    internal = {"is_known_type": verdict.event["event_type"] in reference.raw.REGISTRY, "violates": verdict.violates}
+    internal = {"is_known_type": verdict.event["event_type"] in raw.REGISTRY, "violates": verdict.violates}
     rows["events"].append({**verdict.event, **source, **internal, "ingested_at_utc": NOW})
     if verdict.dataset:
         rows[verdict.dataset].append(verdict.row)

@@ -1,7 +1,7 @@
 """Parse: spans of bytes become rows of the table `parsed`, or rejections.
 
-Vectorised throughout: newlines are found by NumPy, the lines reach DuckDB as an Arrow column over the very bytes that were
-read, and one SQL statement decides validity, reason and envelope. Python touches single lines only when they fail.
+Vectorised throughout: newlines are found by NumPy, the lines reach DuckDB as an Arrow column over the very bytes that
+were read, and one SQL statement decides validity, reason and envelope. Python touches single lines only when they fail.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class Lines:
 class Parser:
     """Fills the tables `parsed` and `shapes` of the in-memory database `work`.
 
-    `parsed` has the columns of sql/parse.sql, accepted and rejected lines alike; `line_index` counts through a whole batch.
-    Slices are parsed side by side, one core each: DuckDB itself would use one core for a scan of this size. Everything but
-    that belongs to the writer's thread. `cursors` are the parser's own connections to the same instance, one a slice.
+    `parsed` has the columns of sql/parse.sql, accepted and rejected lines alike; `line_index` counts through a whole
+    batch. Slices are parsed side by side, one core each: DuckDB itself would use one core for a scan of this size.
+    Everything but that belongs to the writer's thread. `cursors` are the parser's own connections to the same instance,
+    one a slice.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ def split(spans: Sequence[Span]) -> Lines:
     return Lines(spans, data, starts, ends, span_of, offsets, numbers)
 
 
-def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> "pa.Array[Any]":
+def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Array[Any]:
     """The lines as an Arrow string column, newline included (it is white space to JSON), sharing the read buffer."""
     offsets = np.zeros(len(lines.ends) + 1, dtype=np.int32)
     offsets[1:] = lines.ends

@@ -62,8 +62,8 @@ def record_line(
 ) -> bytes:  # fmt: skip
     """One line of a quarantine file: JSON, UTF-8, newline at the end.
 
-    `raw_text` holds the line; `raw_base64` instead of it when the line is not UTF-8. `raw_bytes` is its true length, more
-    than what is kept when the line was cut.
+    `raw_text` holds the line; `raw_base64` instead of it when the line is not UTF-8. `raw_bytes` is its true length,
+    more than what is kept when the line was cut.
     """
     record: dict[str, object] = {
         "quarantined_at_utc": quarantined_at.isoformat(timespec="milliseconds") + "Z",

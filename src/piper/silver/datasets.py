@@ -1,7 +1,7 @@
-"""The eight silver datasets: their columns in the order of their views, and the SQL that projects fresh events into each.
+"""The eight silver datasets: their columns in the order of their views, and the SQL that projects fresh events.
 
-`sql/<dataset>.sql` holds one SELECT over `fresh`, the accepted and deduplicated events of a commit. Times are TIMESTAMP in
-UTC, sizes bytes, durations milliseconds unless the name says otherwise. A value that does not fit its column is NULL
+`sql/<dataset>.sql` holds one SELECT over `fresh`, the accepted and deduplicated events of a commit. Times are TIMESTAMP
+in UTC, sizes bytes, durations milliseconds unless the name says otherwise. A value that does not fit its column is NULL
 there and stays in the payload or metrics of silver_events.
 """
 
@@ -12,13 +12,13 @@ from functools import cache
 from importlib.resources import files
 
 UNKNOWN_PARTITION = "unknown"
-"""Partition of the types that the registry lacks: one for all, so that a spool cannot make directories. It has no dot, which
-every event type has."""
+"""Partition of the types that the registry lacks: one for all, so that a spool cannot make directories. It has no dot,
+which every event type has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One silver dataset. `columns` are what its view shows; `internal` ones are stored beside them for piper itself."""
+    """One silver dataset. `columns` are what its view shows; `internal` ones are stored beside them for piper."""
 
     name: str
     columns: tuple[tuple[str, str], ...]
@@ -150,8 +150,8 @@ MACROS = (
         WHEN regexp_full_match(x, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?') AND isfinite(TRY_CAST(x AS DOUBLE))
         THEN TRY_CAST(x AS DOUBLE) END""",
 )
-"""Casts that the projections use: text of a JSON value in, number or NULL out. A string counts when it spells a number as
-JSON does (leading zeros are let through); booleans, white space, nan and infinity are none."""
+"""Casts that the projections use: text of a JSON value in, number or NULL out. A string counts when it spells a number
+as JSON does (leading zeros are let through); booleans, white space, nan and infinity are none."""
 
 
 @cache
