@@ -281,7 +281,6 @@ class Daemon:
         writer.tailer.poll()
         while writer.tailer.ready and time.monotonic() < deadline:
             writer.ingest()
-        writer.tailer.keep_fragments(0.0)
         writer.ingest()
         writer.export_quarantine()
         writer.publish()

@@ -35,9 +35,8 @@ from piper.silver.dedupe import keep_first
 from piper.silver.seal import StagedChunk, stage_chunks
 from piper.silver.staging import reveal
 from piper.silver.store import Store
-from piper.spool.identity import Source, display_path
+from piper.spool.identity import Checkpoint, Source, display_path
 from piper.spool.tail import Batch
-from piper.spool.turn import Checkpoint
 
 
 @dataclass(slots=True)
