@@ -263,9 +263,7 @@ def _by_dataset(events: Iterable[Event]) -> dict[str, list[Event]]:
     return datasets
 
 
-def _grouped(
-    events: Iterable[Event], key: Callable[[Event], tuple[Any, ...]]
-) -> dict[tuple[Any, ...], list[Event]]:
+def _grouped(events: Iterable[Event], key: Callable[[Event], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[Event]]:
     groups: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
     for event in events:
         groups[key(event)].append(event)
@@ -357,9 +355,7 @@ def _tool_reliability(events: Iterable[Event]) -> list[Row]:
 
 def _render_health(events: Iterable[Event]) -> list[Row]:
     rows = []
-    for key, group in _grouped(
-        events, lambda e: (_day(e), text(e, "scope.show"), text(e, "scope.sequence"))
-    ).items():
+    for key, group in _grouped(events, lambda e: (_day(e), text(e, "scope.show"), text(e, "scope.sequence"))).items():
         frames = [integer(event, "payload.total_frames payload.frame_count") for event in group]
         failed = [integer(event, "payload.failed_frames") for event in group]
         times = [number(event, "payload.avg_render_time_s metrics.avg_render_time_s") for event in group]
@@ -374,14 +370,10 @@ def _render_health(events: Iterable[Event]) -> list[Row]:
                 **_counts("total_jobs", group),
                 "total_frames": _total(frames),
                 "total_failed_frames": _total(failed),
-                "frame_success_rate_pct": _rate(rendered - sum(_known(failed)), rendered)
-                if _known(failed)
-                else None,
+                "frame_success_rate_pct": _rate(rendered - sum(_known(failed)), rendered) if _known(failed) else None,
                 "avg_render_time_s": math.fsum(n * s for n, s in weighted) / weight if weight else None,
                 "p90_frame_time_s": _scaled(quantile(slow, 0.9)),
-                "total_cpu_hours": _total(
-                    number(e, "payload.total_cpu_hours metrics.total_cpu_hours") for e in group
-                ),
+                "total_cpu_hours": _total(number(e, "payload.total_cpu_hours metrics.total_cpu_hours") for e in group),
                 "peak_memory_gb": _largest(number(event, ALIASES["memory_peak_gb"]) for event in group),
                 "avg_queue_wait_s": _scaled(_mean(waits)),
                 "total_retries": _total(integer(event, "payload.retry_count_total") for event in group),
@@ -434,8 +426,7 @@ def _storage_growth(events: Iterable[Event]) -> list[Row]:
     scans = [event for event in events if event["status"] in ("success", "info")]
     groups = _grouped(scans, key)
     latest = {
-        group_key: max(group, key=lambda e: (occurred_at(e), str(e["event_id"])))
-        for group_key, group in groups.items()
+        group_key: max(group, key=lambda e: (occurred_at(e), str(e["event_id"]))) for group_key, group in groups.items()
     }
     rows = []
     for (week, *bucket), group in groups.items():

@@ -1,11 +1,11 @@
 -- description: one slice of lines → one row per line: its typed envelope, or the reason of its rejection
 -- grain: line
--- inputs: lines(line_index BIGINT, line VARCHAR, source_file VARCHAR, source_offset BIGINT, source_line BIGINT)
+-- inputs: lines(line_index BIGINT, line VARCHAR, suspicious BOOLEAN, source_file VARCHAR, source_offset BIGINT, source_line BIGINT)
 --         valid UTF-8 only; $received_at TIMESTAMP: the clock of this batch, UTC
 -- output: verdict NULL = accepted, 'blank:' = no event and no rejection, else 'reason:field'. occurred_at_utc is UTC, microseconds. shape: events with equal
 --         type, status and keys share it, so that the registry is checked once a shape (shapes.sql) and not once an event.
--- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings, looking
---        closely only at lines where a cheap pattern fires. Blank lines are judged and not filtered out, for a filter would
+-- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings,
+--        looking only at `suspicious` lines: those with bytes that such an oddity cannot do without. Blank lines are judged and not filtered out, for a filter would
 --        be pushed below and compute is_json twice. Of duplicate keys the first one counts.
 WITH checked AS (
     SELECT
@@ -16,7 +16,7 @@ WITH checked AS (
         line,
         CASE
             WHEN NOT json_valid(line) THEN FALSE
-            WHEN NOT regexp_matches(line, '[:,\[ \t\r-](?:[nN][aA]|[iI][nN][fF])|,[ \t\r\n]*[}\]]') THEN TRUE
+            WHEN NOT suspicious THEN TRUE
             ELSE NOT regexp_matches(
                 regexp_replace(line, '"(?:[^"\\]|\\.)*"', '""', 'g'), '(?i)nan|inf|,[ \t\r\n]*[}\]]'
             )

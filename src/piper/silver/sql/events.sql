@@ -1,7 +1,14 @@
 -- description: every accepted event
 -- grain: event_id
 -- inputs: fresh
--- notes: a flat event's top-level duration_ms is kept as its metrics when it brings none
+-- notes: a flat event's top-level duration_ms is kept among its metrics when they hold no duration
+WITH numbered AS (
+    SELECT
+        *,
+        coalesce(CAST(to_bigint(event_duration_ms) AS VARCHAR), CAST(to_double(event_duration_ms) AS VARCHAR)) AS duration_text
+    FROM fresh
+)
+
 SELECT
     event_id,
     schema_version,
@@ -25,7 +32,12 @@ SELECT
     error_code,
     error_message,
     payload,
-    coalesce(metrics, '{"duration_ms":' || to_json(coalesce(to_bigint(event_duration_ms), to_double(event_duration_ms))) || '}') AS metrics,
+    CASE
+        WHEN event_duration_ms IS NULL OR duration_text IS NULL THEN metrics
+        WHEN metrics IS NULL OR len(json_keys(metrics)) = 0 THEN '{"duration_ms":' || duration_text || '}'
+        WHEN json_exists(metrics, '$.duration_ms') OR json_exists(metrics, '$.launch_duration_ms') THEN metrics
+        ELSE '{"duration_ms":' || duration_text || ',' || substr(metrics, 2)
+    END AS metrics,
     source_file,
     source_offset,
     source_line,
@@ -33,4 +45,4 @@ SELECT
     is_known_type,
     contract_violation,
     commit_seq
-FROM fresh
+FROM numbered
