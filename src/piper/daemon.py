@@ -97,6 +97,7 @@ class Daemon:
         self._jobs: deque[Callable[[Writer], None]] = deque()
         self._hints: set[bytes] = set()
         self._rescan = False
+        self._spool_error: str | None = None
         self._wake = anyio.Event()
         self._stopping = anyio.Event()
         self._next_scan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
@@ -191,6 +192,9 @@ class Daemon:
 
     def _judge_spool(self, writer: Writer) -> None:
         error = writer.tailer.spool_error
+        if error != self._spool_error:
+            self._spool_error = error
+            _log.warning("spool_unreachable", error=error) if error else _log.info("spool_reached")
         if error:
             self.health.set_not_ready("spool", error)
             return
