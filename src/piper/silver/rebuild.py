@@ -46,7 +46,7 @@ from piper.silver.store import (
     check_version,
     connect,
     explain,
-    read_holder,
+    holder_of,
     translate,
     unusable,
     utc_now,
@@ -159,7 +159,7 @@ def _locked(manifest: Path) -> Iterator[None]:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            holder = str((read_holder(manifest.parent / "writer.json") or {}).get("command", "another process"))
+            holder = holder_of(manifest.parent / "writer.json")
             raise WriterLockedError(
                 f"{manifest} is held by {holder}", holder=holder, hint="Stop it first (systemctl stop piperd)."
             ) from error

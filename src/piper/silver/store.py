@@ -234,7 +234,7 @@ def translate(error: duckdb.Error, manifest: Path) -> PiperError:
     """What a DuckDB error about the manifest means to an operator."""
     text = str(error)
     if "lock" in text.lower() and ("Conflicting" in text or "Could not set lock" in text):
-        holder = _holder(manifest.parent / "writer.json", text)
+        holder = holder_of(manifest.parent / "writer.json", text)
         return WriterLockedError(
             f"{manifest} is held by {holder}",
             holder=holder,
@@ -287,7 +287,8 @@ def read_holder(writer_file: Path) -> dict[str, object] | None:
     return holder if isinstance(holder, dict) else None
 
 
-def _holder(writer_file: Path, text: str) -> str:
+def holder_of(writer_file: Path, text: str = "") -> str:
+    """Who holds the manifest, as the holder file and DuckDB's message about its lock tell."""
     pid = re.search(r"PID (\d+)", text)
     holder = read_holder(writer_file)
     if holder and (pid is None or int(pid[1]) == holder.get("pid")):
