@@ -238,7 +238,7 @@ def _suspicious(lines: Lines) -> npt.NDArray[np.bool_]:
         length = (len(data) - shift) // 2 * 2
         hits = _SUSPICIOUS[data[shift : shift + length].view(np.uint16)]
         if hits.any():
-            flags[np.searchsorted(lines.ends, np.flatnonzero(hits) * 2 + shift, side="right")] = True
+            flags[np.searchsorted(lines.ends, np.flatnonzero(hits) * 2 + shift + 1, side="right")] = True
     return flags
 
 
