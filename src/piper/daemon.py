@@ -1,8 +1,8 @@
 """piperd: the stages of `Writer` in one loop, gold in another, and what an operator and Prometheus need around them.
 
-Order of shutdown, on SIGTERM or SIGINT: stop looking for news, commit and publish what is ready, refresh gold if that is
-quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for nothing uncommitted is lost.
-A second signal ends the process at once.
+Order of shutdown, on SIGTERM or SIGINT: stop looking for news, commit and publish what is ready, refresh gold if that
+is quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for nothing uncommitted is
+lost. A second signal ends the process at once.
 
 A commit that fails leaves open what became durable, so the data root is closed and opened anew, with backoff, until it
 works: metrics and health answer all the while, `/readyz` says why. Only errors that no waiting heals end the process.
@@ -202,7 +202,7 @@ class Daemon:
         self.health.set_ready("first_scan")
 
     def _publish(self, writer: Writer) -> None:
-        """Export quarantine and swap in the tail when due. A full or lost warehouse disk stops neither ingest nor us."""
+        """Export quarantine, swap in the tail when due. A full or lost warehouse disk stops neither ingest nor us."""
         if time.monotonic() < self._next_publish:
             return
         try:

@@ -186,8 +186,8 @@ class Writer:
     ) -> bool:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
-        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged, the
-        others are published.
+        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
+        the others are published.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
         report = run(

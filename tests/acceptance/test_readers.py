@@ -155,9 +155,7 @@ def test_a_reader_that_locks_what_it_opens_holds_nobody_up(warehouse: Piperd, da
     with Reader(site, *(data_root / "warehouse" / name for name in names), writable=True) as rude:
         rude.wait_started()
         (data_root / "state" / "catalog.sha256").unlink()  # so that the catalog is written anew as well
-        summary = simulate(
-            SimulateOptions(warehouse.raw_root, hosts=2, users=2, rate=0, events=600, days=1, seed=4)
-        )
+        summary = simulate(SimulateOptions(warehouse.raw_root, hosts=2, users=2, rate=0, events=600, days=1, seed=4))
         warehouse.start_ready()
         wait_until(lambda: warehouse.metric("piper_events_ingested_total") == summary.valid)
         wait_until(lambda: warehouse.metric("piper_gold_refreshes_total", result="ok") > 0)

@@ -15,9 +15,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 from tests.conftest import MakePiperd
+from tests.support.event_lines import append_events, ids
 from tests.support.piperd import LOCALHOST, WITHOUT_PRIVILEGES, Piperd
 from tests.support.polling import wait_until
-from tests.support.event_lines import append_events, ids
 from tests.support.warehouse import catalog, event_count
 
 from piper.demo.simulate import SimulateOptions, simulate

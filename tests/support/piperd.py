@@ -201,7 +201,9 @@ class Piperd:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric over all label sets that contain `labels`."""
         wanted = labels.items()
-        return sum(value for (found, have), value in self.scrape().items() if found == name and wanted <= dict(have).items())
+        return sum(
+            value for (found, have), value in self.scrape().items() if found == name and wanted <= dict(have).items()
+        )
 
     def log_text(self) -> str:
         """What this run wrote to stderr."""

@@ -76,7 +76,9 @@ class _Watch:
 
     def __init__(self, con: Any) -> None:
         self._con = con
-        self.views = [row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
+        self.views = [
+            row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        ]
         self.counts = dict.fromkeys(self.views, 0)
         self.totals = dict.fromkeys(GOLD_TOTALS, 0)
         self.problems: list[str] = []

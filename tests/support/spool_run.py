@@ -28,7 +28,9 @@ class SpoolRun:
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
         self._seconds = 1000.0
-        clock = Clock(monotonic=lambda: self._seconds, utc=lambda: NOW.replace(tzinfo=UTC).timestamp() + self._seconds - 1000.0)
+        clock = Clock(
+            monotonic=lambda: self._seconds, utc=lambda: NOW.replace(tzinfo=UTC).timestamp() + self._seconds - 1000.0
+        )
         self.writer = Writer.open(settings, Metrics(), command="test", clock=clock)
 
     def ingest(self, files: Mapping[str, bytes], *, seal: bool = False) -> None:

@@ -109,7 +109,10 @@ def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime
             contract_violation,
             ingested_at_utc,
             commit_seq
-        FROM work.parsed LEFT JOIN work.shapes USING (shape) LEFT JOIN work.registry USING (event_type), work.this_commit"""
+        FROM work.parsed
+        LEFT JOIN work.shapes USING (shape)
+        LEFT JOIN work.registry USING (event_type),
+        work.this_commit"""
     )
 
 
