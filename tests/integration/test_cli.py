@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pytest
 import typer
-from tests.support.commands import SECONDS, Place, listening, until
+from tests.support.commands import SECONDS, Place, listening, running, until
 
 from piper.cli import app, daemon_app
 from piper.ops.metrics import GOLD_MODELS
@@ -337,24 +337,23 @@ app = typer.Typer()
 @app.command()
 def work() -> None:
     import duckdb
+    con = duckdb.connect()
     sys.stdout.write("at work\\n"); sys.stdout.flush()
-    duckdb.connect().execute("SELECT count(*) FROM range(1000000000000) t(i) WHERE hash(i) % 7 = 1").fetchall()
+    con.execute("SELECT count(*) FROM range(1000000000000) t(i) WHERE hash(i) % 7 = 1").fetchall()
 sys.exit(run(app, "piper", []))
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with running([sys.executable, "-c", program], place.env) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"at work\n"
+        assert process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 @pytest.mark.parametrize(("limit", "code"), [([], 0), (["--events", "1000000"], 130)])
 def test_ctrl_c_ends_a_simulation_with_whole_lines(place: Place, limit: list[str], code: int) -> None:
     command = place.command("simulate", "--root", str(place.raw), "--rate", "200", "--json", *limit)
-    with subprocess.Popen(command, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, place.env) as process:
         until(lambda: any(path.stat().st_size for path in place.raw.rglob("*.jsonl")))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)

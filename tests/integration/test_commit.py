@@ -1,4 +1,6 @@
-"""A writer that dies at any step of commit, seal, reveal or publish: what readers see, what the next one makes of it."""
+"""A writer that dies at any step of commit, seal, reveal or publish: what readers see, what the next one makes of
+it.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,16 @@ from tests.support.ground import ALL_STEPS, KILLED, Ground, check_all, check_dat
 
 FAILPOINTS = (
     "seal.copied",
-    "seal.copied:4",
     "seal.staged:3",
     "commit.staged",
     "commit.committed",
     "commit.committed:2",
-    "reveal.moved",
     "reveal.moved:20",
     "commit.revealed",
     "publish.tail.written:2",
-    "publish.tail.linked:2",
     "publish.tail.swapped:2",
     "publish.tail.written:3",
     "publish.gold.written:2",
-    "publish.gold.linked:2",
     "publish.gold.swapped:2",
 )
 
@@ -56,6 +54,15 @@ def test_a_death_at_any_step_loses_nothing_and_doubles_nothing(ground: Ground, f
         ground.written.malformed,
     )
     assert list(ground.layout.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("failpoint", ["catalog.filled", "publish.tail.written", "publish.gold.linked"])
+def test_a_death_on_the_very_first_start_is_made_good_by_the_next(ground: Ground, failpoint: str) -> None:
+    ground.simulate(20)
+    assert ground.die_at(failpoint, *ALL_STEPS) == KILLED
+    ground.run(*ALL_STEPS)
+    check_all(ground)
+    check_gold(ground)
 
 
 def test_a_commit_that_failed_while_sealing_leaves_no_chunk_that_a_later_one_would_reveal(ground: Ground) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import duckdb
 import pytest
 from tests.support.ground import (
-    ALL_STEPS, KILLED, Ground, check_all, check_datasets, check_gold, check_quarantine, ingest
+    ALL_STEPS,
+    KILLED,
+    Ground,
+    check_all,
+    check_datasets,
+    check_gold,
+    check_quarantine,
+    ingest,
 )  # fmt: skip
 
 from piper.errors import ManifestDamagedError, ManifestNewerError, WriterLockedError
@@ -102,10 +109,17 @@ def test_what_only_silver_and_the_published_tail_hold_survives_the_loss_of_manif
     check_gold(ground)
 
 
-@pytest.mark.parametrize("raw_is_there", [True, False])
 @pytest.mark.parametrize(
-    "failpoint",
-    ["seal.copied", "commit.staged", "commit.committed", "reveal.moved", "reveal.moved:20", "commit.revealed"],
+    ("failpoint", "raw_is_there"),
+    [
+        ("seal.copied", False),
+        ("commit.staged", True),
+        ("commit.staged", False),
+        ("commit.committed", False),
+        ("reveal.moved:20", True),
+        ("reveal.moved:20", False),
+        ("commit.revealed", True),
+    ],
 )
 def test_chunks_that_a_death_left_in_staging_are_neither_lost_nor_doubled(
     ground: Ground, failpoint: str, raw_is_there: bool

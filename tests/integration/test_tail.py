@@ -1,4 +1,4 @@
-"""Which file is which: renames, replacements, truncations, deletions, restarts. On real files; only the clocks are ours."""
+"""Which file is which: renames, replacements, truncations, deletions, restarts. Real files, clocks of our own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.spool import SLICE_BYTES, Spool, lines_of, numbered, texts
 
 from piper.spool.identity import Source
 from piper.spool.tail import Batch
-from tests.support.spool import SLICE_BYTES, Spool, lines_of, numbered, texts
 
 A, B = "host/user/a.jsonl", "host/user/b.jsonl"
 
@@ -149,12 +149,12 @@ def test_a_successor_that_is_seen_before_the_renamed_file_costs_nothing(spool: S
     half_read(spool)
     spool.scan()  # its unread bytes are known, and it leaves with them
     elsewhere = spool.root.parent / "on the way"
-    os.rename(spool.path(A), elsewhere)
+    spool.path(A).rename(elsewhere)
     spool.append(A, numbered(100, 103))
     assert spool.pass_through() == texts(100, 103)
     if restart:
         spool.restart()
-    os.rename(elsewhere, spool.path("host/user/a.1.jsonl"))
+    elsewhere.rename(spool.path("host/user/a.1.jsonl"))
     assert spool.pass_through() == texts(10, 20)
     assert spool.believe() == []
     assert spool.lost_bytes == 0
@@ -203,9 +203,9 @@ def test_rotated_and_swapped_names_are_told_apart(spool: Spool, restart: bool) -
     spool.append(names[0], numbered(900, 910))
     came = spool.pass_through()
     assert sorted(came) == sorted(texts(10, 20) + texts(110, 120) + texts(210, 220) + texts(900, 910))
-    os.rename(spool.path(names[0]), spool.path("host/user/x"))
+    spool.path(names[0]).rename(spool.path("host/user/x"))
     spool.rename(names[1], names[0])
-    os.rename(spool.path("host/user/x"), spool.path(names[1]))
+    spool.path("host/user/x").rename(spool.path(names[1]))
     spool.append(names[0], numbered(20, 22))
     spool.append(names[1], numbered(910, 912))
     assert sorted(spool.pass_through()) == sorted(texts(20, 22) + texts(910, 912))
@@ -252,12 +252,12 @@ def test_a_new_file_with_the_same_name_size_and_beginning_is_read_from_its_start
     header = b'{"header": "' + b"x" * 2000 + b'"}\n'
     spool.append(A, header + numbered(100, 200))
     spool.pass_through()
-    old_inode = os.stat(spool.path(A)).st_ino
+    old_inode = spool.path(A).stat().st_ino
     spool.append(B, b"")  # takes whatever inode number is free, where the file system uses them again
     os.link(spool.path(A), spool.root / "keeps the inode number taken")
     spool.delete(A)
     spool.append(A, header + numbered(200, 300))
-    assert os.stat(spool.path(A)).st_ino != old_inode
+    assert spool.path(A).stat().st_ino != old_inode
     if restart:
         spool.restart()
     assert spool.pass_through() == [header[:-1], *texts(200, 300)]
@@ -293,13 +293,39 @@ def test_an_inode_number_that_comes_again_at_another_path_is_another_file(spool:
     assert spool.events["vanished"] == 1
 
 
+def test_an_inode_number_that_comes_again_at_both_paths_is_told_apart_by_content(spool: Spool) -> None:
+    spool.append(A, numbered(100, 110))
+    spool.pass_through()
+    spool.rename(A, B)
+    spool.rewrite(B, numbered(200, 210))
+    spool.tailer.look(B.encode())
+    assert spool.ingest() == texts(200, 210)
+    spool.rename(B, A)  # where a source with this inode number, but other content, is known
+    spool.append(A, numbered(210, 212))
+    assert spool.believe() == texts(210, 212)
+    assert spool.events["renamed"] == 1
+
+
+def test_a_refill_whose_events_end_alike_at_the_same_places_is_seen(spool: Spool) -> None:
+    """Same first 4 KiB, lines of the same length, and the same last bytes of each: only the numbers differ."""
+    header = b'{"header": "' + b"x" * 4096 + b'"}\n'
+    first, second = (
+        b"".join(b'{"n": %d, "pad": "%s"}\n' % (number, b"y" * 600) for number in range(start, start + 50))
+        for start in (1000, 2000)
+    )
+    spool.append(A, header + first)
+    spool.pass_through()
+    spool.rewrite(A, header + second + numbered(0, 3))
+    assert spool.believe() == [header[:-1], *second.splitlines(), *texts(0, 3)]
+
+
 def test_inode_numbers_that_a_file_system_uses_again_lose_nothing(spool: Spool) -> None:
     numbers, inodes = itertools.count(100), []
     for round_number in range(60):
         name = f"host/user/{round_number % 3}.jsonl"
         start = next(numbers) * 100
         spool.append(name, numbered(start, start + 5 + round_number))
-        inodes.append(os.stat(spool.path(name)).st_ino)
+        inodes.append(spool.path(name).stat().st_ino)
         for _ in range(4):
             spool.pass_through()
             spool.clock.pass_seconds(2)
@@ -376,7 +402,7 @@ def test_the_clock_may_step_back_while_a_truncation_waits_to_be_believed(spool: 
 def test_a_spool_that_is_missing_or_empty_for_minutes_loses_no_state(spool: Spool) -> None:
     half_read(spool)
     away = spool.root.with_name("away")
-    os.rename(spool.root, away)
+    spool.root.rename(away)
     for _ in range(10):
         spool.scan()
         assert "No such file" in spool.tailer.spool_error
@@ -387,7 +413,7 @@ def test_a_spool_that_is_missing_or_empty_for_minutes_loses_no_state(spool: Spoo
         spool.root.rmdir()
         spool.restart()
         spool.clock.pass_seconds(60)
-    os.rename(away, spool.root)
+    away.rename(spool.root)
     assert spool.pass_through() == texts(10, 20)
     assert spool.tailer.spool_error == ""
     assert "vanished" not in spool.events
@@ -405,10 +431,10 @@ def test_a_file_that_is_absent_for_hours_goes_on_where_it_was(spool: Spool) -> N
     spool.append(B, b"\n")
     spool.scan()
     away = spool.root.parent / "away"
-    os.rename(spool.path(A), away)
+    spool.path(A).rename(away)
     spool.believe(rounds=10, seconds=600)
     assert spool.events["vanished"] == 1
-    os.rename(away, spool.path(A))
+    away.rename(spool.path(A))
     assert spool.pass_through() == texts(10, 20)
 
 
@@ -418,9 +444,9 @@ def test_a_file_that_flickers_while_it_is_read_is_read_later(spool: Spool, resta
     half_read(spool)
     spool.scan()
     away = spool.root.parent / "away"
-    os.rename(spool.path(A), away)
+    spool.path(A).rename(away)
     assert spool.ingest() == []
-    os.rename(away, spool.path(A))
+    away.rename(spool.path(A))
     if restart:
         spool.restart()
     assert spool.pass_through() == texts(10, 20)
@@ -449,7 +475,7 @@ from tests.support.spool import Spool, numbered, texts
 spool = Spool(Path(sys.argv[1]))
 a, b = "one/user/a.jsonl", "two/user/b.jsonl"
 spool.append(a, numbered(0, 10)); spool.append(b, numbered(0, 10))
-one, two = os.stat(spool.path(a)), os.stat(spool.path(b))
+one, two = spool.path(a).stat(), spool.path(b).stat()
 assert one.st_ino == two.st_ino and one.st_dev != two.st_dev, (one, two)
 assert spool.pass_through() == texts(0, 10) * 2
 spool.append(a, numbered(10, 20)); spool.append(b, numbered(20, 30))
@@ -484,14 +510,14 @@ def test_a_remount_that_numbers_the_device_anew_changes_nothing(spool: Spool) ->
     spool.restart()
     spool.rename(A, B)
     assert spool.pass_through() == texts(10, 20)
-    assert spool.source(B).device == os.stat(spool.path(B)).st_dev
+    assert spool.source(B).device == spool.path(B).stat().st_dev
 
 
 def test_sources_of_one_name_are_told_apart_after_a_restart_whatever_their_order(spool: Spool) -> None:
     """A new file took the name of a half-read one, and both got their numbers in one commit."""
     half_read(spool)
     spool.scan()
-    os.rename(spool.path(A), spool.root.parent / "away")
+    spool.path(A).rename(spool.root.parent / "away")
     spool.append(A, numbered(100, 103))
     spool.pass_through()
     rows: list[Source] = list(spool.manifest.rows.values())
@@ -501,5 +527,5 @@ def test_sources_of_one_name_are_told_apart_after_a_restart_whatever_their_order
     spool.restart()
     spool.append(A, numbered(103, 106))
     assert spool.pass_through() == texts(103, 106)
-    os.rename(spool.root.parent / "away", spool.path(B))
+    (spool.root.parent / "away").rename(spool.path(B))
     assert spool.pass_through() == texts(10, 20)

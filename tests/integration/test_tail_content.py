@@ -8,11 +8,11 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from tests.support.spool import SLICE_BYTES, Spool, numbered, texts
 
 from piper.spool import ledger
 from piper.spool.tail import Batch
 from piper.spool.turn import SAMPLE_BYTES, Limits
-from tests.support.spool import SLICE_BYTES, Spool, numbered, texts
 
 A, B = "host/user/a.jsonl", "host/user/b.jsonl"
 TURN_BYTES, LIMIT = 4096, 1024
@@ -213,9 +213,8 @@ def test_a_very_long_line_keeps_memory_flat_and_every_batch_of_it_is_progress(tm
     spool = Spool(tmp_path / "raw", turn_bytes=1 << 20, line_bytes_max=1 << 18)
     spool.append(A, b'{"x": "')
     os.truncate(spool.path(A), 7)
-    with open(spool.path(A), "ab") as stream:
-        for _ in range(64):
-            stream.write(b"x" * (1 << 20))
+    with spool.path(A).open("ab") as stream:
+        stream.writelines(b"x" * (1 << 20) for _ in range(64))
     spool.append(A, b"\n" + numbered(0, 1))
     spool.scan()
     tracemalloc.start()
@@ -273,7 +272,7 @@ def test_two_floods_take_turns_with_files_that_come_later(spool: Spool) -> None:
 def test_the_backlog_counts_what_can_be_read_and_since_when(spool: Spool) -> None:
     spool.append(A, numbered(0, 1000))
     spool.append(B, numbered(0, 10) + b'{"cut')
-    size = os.stat(spool.path(A)).st_size
+    size = spool.path(A).stat().st_size
     assert spool.tailer.backlog() == (0, 0, 0.0)
     spool.scan()
     spool.clock.pass_seconds(5)
@@ -287,7 +286,7 @@ def test_the_backlog_counts_what_can_be_read_and_since_when(spool: Spool) -> Non
     spool.append(A, numbered(1000, 2000))
     spool.clock.pass_seconds(5)
     spool.tailer.poll()
-    size_then, size = size, os.stat(spool.path(A)).st_size
+    size_then, size = size, spool.path(A).stat().st_size
     while read <= size_then:
         batch = Batch()
         read += sum(len(span.data) for span in spool.tailer.read(batch, 1))
@@ -324,10 +323,9 @@ def test_twenty_thousand_files_come_complete_with_few_descriptors(tmp_path: Path
     spool = Spool(tmp_path / "raw")
     for user in range(20):
         directory = spool.path(f"host/user{user}")
-        os.makedirs(directory)
+        directory.mkdir(parents=True)
         for number in range(user * 1000, user * 1000 + 1000):
-            with open(directory + b"/%d.jsonl" % number, "wb") as stream:
-                stream.write(b'{"n": %d}\n' % number)
+            (directory / f"{number}.jsonl").write_bytes(b'{"n": %d}\n' % number)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
     try:

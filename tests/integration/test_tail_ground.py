@@ -1,4 +1,4 @@
-"""The ground the files stand on: what is no file, what cannot be read, what is known already and must not cost anything."""
+"""The ground the files stand on: what is no file, what cannot be read, what is known and must not cost anything."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.spool import Spool, numbered, texts
 
 from piper.spool.discover import DEPTH_MAX, is_spool_path, scan_spool
 from piper.spool.identity import GUARD_BYTES, HEAD_BYTES, Source, fingerprint
 from piper.spool.tail import Tailer
 from piper.spool.track import HOT_SECONDS
-from tests.support.spool import Spool, numbered, texts
 
 A, B = "host/user/a.jsonl", "host/user/b.jsonl"
-_opened: list[bytes] | None = None
+_opened: list[Path] | None = None
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def spool(tmp_path: Path) -> Spool:
 
 def _audit(event: str, arguments: tuple[object, ...]) -> None:
     if event == "open" and _opened is not None and isinstance(arguments[0], str | bytes):
-        _opened.append(os.fsencode(arguments[0]))
+        _opened.append(Path(os.fsdecode(arguments[0])))
 
 
 @contextmanager
-def opened_files() -> Iterator[list[bytes]]:
+def opened_files() -> Iterator[list[Path]]:
     """Paths of *.jsonl files that Python opens meanwhile."""
     global _opened
     if _opened is None and not getattr(_audit, "is_hooked", False):
@@ -44,7 +44,7 @@ def opened_files() -> Iterator[list[bytes]]:
     try:
         yield found
     finally:
-        found += [path for path in _opened if path.endswith(b".jsonl")]
+        found += [path for path in _opened if path.suffix == ".jsonl"]
         _opened = None
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_becomes_a_link_or_a_pipe_between_two_looks_is_left_alone(sp
     spool.scan()
     for name in (A, B):
         spool.delete(name)
-    os.symlink(tmp_path / "secret", spool.path(A))
+    spool.path(A).symlink_to(tmp_path / "secret")
     os.mkfifo(spool.path(B))
     assert spool.ingest() == []
     spool.scan()
@@ -134,9 +134,9 @@ def test_a_directory_that_becomes_a_link_hides_its_files_and_shows_no_others(spo
     ],
 )
 def test_hints_and_scans_agree_on_what_is_input(tmp_path: Path, path: bytes, expected: bool) -> None:
-    file = os.fsencode(tmp_path) + b"/" + path.lstrip(b"/")
-    os.makedirs(os.path.dirname(file))
-    Path(os.fsdecode(file)).write_bytes(b"\n")
+    file = tmp_path / os.fsdecode(path).lstrip("/")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\n")
     assert is_spool_path(path) is expected
     assert (path in scan_spool(str(tmp_path)).files) is expected
 
@@ -206,7 +206,7 @@ def test_files_that_are_known_and_unchanged_are_not_opened(spool: Spool) -> None
 
 
 def test_a_hundred_thousand_known_files_are_taken_up_without_opening_one(tmp_path: Path) -> None:
-    """Nothing of them is on this disk but one directory: taking up the manifest's states asks the file system nothing."""
+    """None of them is on this disk: taking up the manifest's states asks the file system nothing."""
     (tmp_path / "host/user").mkdir(parents=True)
     (tmp_path / "host/user/a.jsonl").write_bytes(b"\n")
     guard = fingerprint(b"x" * GUARD_BYTES)
@@ -218,9 +218,7 @@ def test_a_hundred_thousand_known_files_are_taken_up_without_opening_one(tmp_pat
         for number in range(1, 100_001)
     ]  # fmt: skip
     with opened_files() as opened:
-        tailer = Tailer(
-            tmp_path, Spool(tmp_path).limits, monotonic=lambda: 1.0, utc=lambda: 1.8e9, sources=known
-        )
+        tailer = Tailer(tmp_path, Spool(tmp_path).limits, monotonic=lambda: 1.0, utc=lambda: 1.8e9, sources=known)
         tailer.poll()
     assert opened == []
     assert not tailer.ready
@@ -231,7 +229,7 @@ def test_polls_look_at_hot_files_only_and_scans_find_the_others(spool: Spool) ->
     spool.append(A, numbered(0, 1))
     spool.append(B, numbered(0, 1))
     os.utime(spool.path(B), (1.0, 1.0))
-    spool.clock.utc_now = os.stat(spool.path(A)).st_mtime
+    spool.clock.utc_now = spool.path(A).stat().st_mtime
     spool.pass_through()
     with opened_files() as opened:
         spool.tailer.poll()

@@ -41,6 +41,16 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.05)
 
 
+@contextlib.contextmanager
+def running(command: list[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process with both outputs piped, gone at the end whatever the test found."""
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @dataclass(frozen=True)
 class Place:
     """A spool and a data root below one temporary directory, and commands on them."""
@@ -111,7 +121,10 @@ class Place:
                 yield process
             finally:
                 process.terminate()
-                process.wait(SECONDS)
+                try:
+                    process.wait(SECONDS)
+                finally:
+                    process.kill()
 
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
         assert process.poll() is None, "piperd ended"

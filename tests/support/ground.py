@@ -1,4 +1,4 @@
-"""A data root of its own over a simulated spool: the writer in this process or in one that dies, and what readers see."""
+"""A data root of its own over a simulated spool: a writer here or in a process that dies, and what readers see."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Ground:
                 seed=self._seed,
                 malformed_ratio=0.02,
                 duplicate_ratio=0.02,
-            )  # fmt: skip
+            )
         )
         self.written.valid += done.valid
         self.written.duplicates += done.duplicates
@@ -191,7 +191,8 @@ def ingest(writer: Writer) -> None:
 
 
 def hold(_writer: Writer) -> None:
-    print("holding", flush=True)
+    sys.stdout.write("holding\n")
+    sys.stdout.flush()
     sys.stdin.readline()
 
 

@@ -89,27 +89,27 @@ class Spool:
 
     # ---- the writers' side -------------------------------------------------------------------------------------
 
-    def path(self, name: str | bytes = "host/user/a.jsonl") -> bytes:
-        return os.fsencode(self.root) + b"/" + os.fsencode(name)
+    def path(self, name: str | bytes) -> Path:
+        return self.root / os.fsdecode(name)
 
     def append(self, name: str | bytes, data: bytes) -> None:
         path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "ab") as stream:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
             stream.write(data)
 
     def rewrite(self, name: str | bytes, data: bytes) -> None:
         """Truncate in place, so that the inode stays, and write other content."""
-        with open(self.path(name), "r+b") as stream:
+        with self.path(name).open("r+b") as stream:
             stream.truncate(0)
             stream.write(data)
 
     def rename(self, old: str | bytes, new: str | bytes) -> None:
-        os.makedirs(os.path.dirname(self.path(new)), exist_ok=True)
-        os.rename(self.path(old), self.path(new))
+        self.path(new).parent.mkdir(parents=True, exist_ok=True)
+        self.path(old).rename(self.path(new))
 
     def delete(self, name: str | bytes) -> None:
-        os.unlink(self.path(name))
+        self.path(name).unlink()
 
     # ---- piper's side ------------------------------------------------------------------------------------------
 

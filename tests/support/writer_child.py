@@ -1,4 +1,4 @@
-"""A piper process for tests: `writer_child.py STEP…` with the settings in its environment; `rebuild` as first step too."""
+"""A piper process for tests: `writer_child.py STEP…` with its settings in the environment; `rebuild` may come first."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def main(steps: list[str]) -> None:
 try:
     main(sys.argv[1:])
 except PiperError as error:
-    print(type(error).__name__, error, flush=True)
+    sys.stdout.write(f"{type(error).__name__} {error}\n")
     sys.exit(error.exit_code)

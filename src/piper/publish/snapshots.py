@@ -1,8 +1,8 @@
 """Snapshots: the files below the catalog's views, each swapped in whole by one rename.
 
 A reader that has bound the old file keeps it until its query ends; the next query binds the new one. Nobody waits. The
-earlier files stay linked under other names for GENERATION_SECONDS, because a reader on another NFS client would get ESTALE
-when the file under it loses its last name.
+earlier files stay linked under other names for GENERATION_SECONDS, because a reader on another NFS client would get
+ESTALE when the file under it loses its last name.
 
 If we die before the rename, readers keep the old snapshot, which is consistent; the next publish makes a new one.
 """
@@ -67,8 +67,8 @@ def _copy_tail(con: duckdb.DuckDBPyConnection) -> None:
 def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: str = "gold") -> None:
     """Swap in a copy of the gold database, which is attached as `database` and has no transaction under way.
 
-    It is copied as a file: its cost is its bytes, not its rows. (Closing the copy's descriptor drops this process's fcntl
-    lock on state/gold.duckdb; the manifest's lock is the one that keeps others out.)
+    It is copied as a file: its cost is its bytes, not its rows. (Closing the copy's descriptor drops this process's
+    fcntl lock on state/gold.duckdb; the manifest's lock is the one that keeps others out.)
     """
     con.execute(f"CHECKPOINT {database}")
     temporary = _temporary(layout.gold)

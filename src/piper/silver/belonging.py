@@ -1,7 +1,7 @@
 """Does the manifest belong to its data root? One that is lost, or came back from a backup, knows less than the data.
 
-To go on with it would be worse than to stop: events would be in silver twice, and chunks would be overwritten by others of
-the same name. `piper rebuild` is the way out of both.
+To go on with it would be worse than to stop: events would be in silver twice, and chunks would be overwritten by others
+of the same name. `piper rebuild` is the way out of both.
 """
 
 from __future__ import annotations

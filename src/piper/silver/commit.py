@@ -11,13 +11,15 @@ instead of tail rows, so that a backlog is written once. The steps, and what a d
            `sealed_through` is published; until then the published tail still has the rows.
            Died here: nothing to do.
 
-An error of the transaction itself leaves open what became durable, so the store must be opened anew: the manifest tells.
+An error of the transaction itself leaves open what became durable, so the store must be opened anew: the manifest
+tells.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -61,8 +63,8 @@ def commit(
 ) -> Committed:
     """Make what `parsed` holds, `rejections` and the batch's offsets durable. `now`: naive UTC.
 
-    `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit that
-    only seals or only moves offsets). After an error the store must be opened anew.
+    `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit
+    that only seals or only moves offsets). After an error the store must be opened anew.
     """
     con = store.con
     progress = store.progress()
@@ -157,10 +159,8 @@ def _transaction(
 
 
 def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
-    try:
+    with suppress(duckdb.Error):  # a failed COMMIT has ended it already; the caller opens the store anew either way
         con.execute("ROLLBACK")
-    except duckdb.Error:
-        pass  # a failed COMMIT has ended the transaction already; the caller opens the store anew either way
 
 
 def _insert_tail(con: duckdb.DuckDBPyConnection, datasets: set[str]) -> None:

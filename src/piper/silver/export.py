@@ -1,8 +1,8 @@
 """Quarantine files: rejected lines appended to <quarantine>/YYYY-MM-DD/invalid-NNNN.jsonl, each exactly once.
 
-The manifest knows how far every file is durable. A step appends at that length, fsyncs, and then notes the new length and
-drops the rejections in one transaction. If we die in between, the file is longer than the manifest says, and the next step
-cuts the surplus off before it writes the same lines again.
+The manifest knows how far every file is durable. A step appends at that length, fsyncs, and then notes the new length
+and drops the rejections in one transaction. If we die in between, the file is longer than the manifest says, and the
+next step cuts the surplus off before it writes the same lines again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def export_rejections(store: Store) -> int:
 
 def _step(store: Store) -> int:
     rows = store.con.execute(
-        """SELECT rowid, quarantined_at_utc, source_file, source_offset, source_line, reason, field, raw, raw_bytes, raw_md5
+        """SELECT rowid, quarantined_at_utc, source_file, source_offset, source_line, reason, field, raw, raw_bytes,
+            raw_md5
         FROM rejections ORDER BY rowid LIMIT ?""",
         [ROWS_PER_STEP],
     ).fetchall()
@@ -63,7 +64,8 @@ def _step(store: Store) -> int:
 def _current_file(store: Store, day: date) -> _QuarantineFile:
     """The day's last file, unless it is full or somebody moved or cut it: then a new one."""
     files = store.con.execute(
-        f"SELECT path, size_bytes, {FILE_NUMBER} AS number FROM quarantine_files WHERE quarantine_date = ? ORDER BY number",
+        f"""SELECT path, size_bytes, {FILE_NUMBER} AS number FROM quarantine_files
+        WHERE quarantine_date = ? ORDER BY number""",
         [day],
     ).fetchall()
     number = 0

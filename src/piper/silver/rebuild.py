@@ -1,21 +1,21 @@
-"""Rebuild: a new manifest when the old one is damaged or lost, from silver, the published tail and the quarantine files.
+"""Rebuild: a new manifest, when the old one is damaged or lost, from silver, the published tail and the quarantine.
 
-What comes back: every chunk; rows that were in the published tail, in the old manifest or in staging only; the keys that
-make "once" exact; rejections. What does not: offsets (raw is read again from 0, and dedupe keeps what is there), and how
-often events were repeated. Rows of a chunk that cannot be read come again from raw, as far as raw still has them.
+What comes back: every chunk; rows that were in the published tail, in the old manifest or in staging only; the keys
+that make "once" exact; rejections. What does not: offsets (raw is read again from 0, and dedupe keeps what is there),
+and how often events were repeated. Rows of a chunk that cannot be read come again from raw, as far as raw has them.
 
 The steps, and what a death after each leaves:
 
 1. set aside  the old manifest and its log are renamed, never deleted.
               Died here: the manifest is missing beside data, which every other command refuses; run rebuild again.
 2. begin      a new manifest, marked unfinished. Died here: refused likewise, and taken up again.
-3. fill       chunks are read and damaged ones set aside, staging gets names that opening never reveals, gold's own database
-              is removed (it is derived), and one transaction fills the manifest and drops the mark.
+3. fill       chunks are read and damaged ones set aside, staging gets names that opening never reveals, gold's own
+              database is removed (it is derived), and one transaction fills the manifest and drops the mark.
               Died before its COMMIT: the next run finds the same files, and does the same. After it: done.
 
-Readers that are connected keep the old published tail, which hides what it hid before, until the writer publishes the new
-one: `sealed_through` starts at the highest commit found anywhere, salvaged rows are of the commit after it, and no event is
-both in a chunk and in the new tail. Only a chunk that is set aside goes from their sight at once.
+Readers that are connected keep the old published tail, which hides what it hid before, until the writer publishes the
+new one: `sealed_through` starts at the highest commit found anywhere, salvaged rows are of the commit after it, and no
+event is both in a chunk and in the new tail. Only a chunk that is set aside goes from their sight at once.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def rebuild(settings: Settings, *, on_progress: Progress | None = None) -> Rebui
 
 
 def forget_recounts(store: Store) -> None:
-    """After raw was read again: each line that silver had already was counted as a duplicate, so set these counts to 0."""
+    """After raw was read again: every line that silver had was counted as a duplicate, so set these counts to 0."""
     con = store.con
     con.execute("BEGIN")
     try:
@@ -151,8 +151,9 @@ def _is_begun(manifest: Path) -> bool:
 
 @contextmanager
 def _locked(manifest: Path) -> Iterator[None]:
-    """Hold DuckDB's own lock on the file without opening it as a database. (No other descriptor of it may be closed here
-    meanwhile: that would drop the lock.)"""
+    """Hold DuckDB's own lock on the file without opening it as a database. (No other descriptor of it may be closed
+    here meanwhile: that would drop the lock.)
+    """
     fd = os.open(manifest, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:

@@ -1,8 +1,8 @@
 """Salvage: what is left of silver when the manifest is gone, found by reading the files themselves.
 
-Sealed chunks are the truth. Beside them, rows that are in no chunk may lie in the published tail, in the damaged manifest
-and in staging; an event is taken from there once, by event_id. An event of a registered type always has its row in its
-domain dataset as well: one that is missing is taken from the same places, or made from the event once more.
+Sealed chunks are the truth. Beside them, rows that are in no chunk may lie in the published tail, in the damaged
+manifest and in staging; an event is taken from there once, by event_id. An event of a registered type always has its
+row in its domain dataset as well: one that is missing is taken from the same places, or made from the event once more.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def stop_if_machine(error: duckdb.Error, path: Path) -> None:
     if isinstance(error, duckdb.OutOfMemoryException) or re.search(_MACHINE, str(error)):
         raise DataRootError(
             f"{path} cannot be read now: {str(error).splitlines()[0]}",
-            hint="Nothing was lost: mend the mount, the permissions or duckdb.memory_limit and run `piper rebuild` again.",
+            hint="Nothing is lost: mend the mount, the permissions or duckdb.memory_limit, and rebuild again.",
         ) from error
 
 
@@ -228,7 +228,8 @@ class Salvage:
 
     def _set_orphans_aside(self, dataset: Dataset) -> None:
         """A domain chunk with a row whose event is lost goes as a whole: the event comes again from raw with its row,
-        and the other rows are made again from their events."""
+        and the other rows are made again from their events.
+        """
         if not self._found.files(dataset.name):
             return
         keyed = self._chunk_rows(dataset.name, "md5_number(event_id) AS key, filename")

@@ -17,7 +17,10 @@ from piper.silver.salvage import stop_if_machine
 
 _LINE_BYTES_MAX = 1 << 24
 """A record is longer than its line: it may spell every byte with six."""
-_COLUMNS = "{quarantined_at_utc: 'VARCHAR', source_file: 'VARCHAR', source_offset: 'BIGINT', reason: 'VARCHAR', raw_md5: 'VARCHAR'}"
+_COLUMNS = (
+    "{quarantined_at_utc: 'VARCHAR', source_file: 'VARCHAR', source_offset: 'BIGINT', "
+    "reason: 'VARCHAR', raw_md5: 'VARCHAR'}"
+)
 
 
 class QuarantineSalvage:
@@ -50,7 +53,8 @@ class QuarantineSalvage:
         self._con.execute(
             f"""INSERT INTO quarantined
             SELECT {REJECTION_KEY} AS key, CAST(TRY_CAST(quarantined_at_utc AS TIMESTAMP) AS DATE), reason
-            FROM read_json('{sql_literal(path)}', format = 'newline_delimited', ignore_errors = true, columns = {_COLUMNS},
+            FROM read_json(
+                '{sql_literal(path)}', format = 'newline_delimited', ignore_errors = true, columns = {_COLUMNS},
                 maximum_object_size = {min(max(size_bytes, 1024), _LINE_BYTES_MAX)})
             WHERE raw_md5 IS NOT NULL AND key NOT IN (SELECT key FROM quarantined)
             QUALIFY row_number() OVER (PARTITION BY key) = 1"""

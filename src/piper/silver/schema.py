@@ -1,7 +1,7 @@
 """The manifest's tables, versioned.
 
-A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version is
-refused. Version 1 is the first.
+A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version
+is refused. Version 1 is the first.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ def place_of(name: str) -> str:
 
 
 def unfold(staging: Path, prefix: str) -> None:
-    """For a rebuild: move what is staged to directories that opening removes and never reveals, `<prefix><commit>/<place>`.
+    """For a rebuild: move what is staged to `<prefix><commit>/<place>`, which opening removes and never reveals.
 
-    Safe to repeat after a death in between. What died while it was copied (`<commit>.copy`) was never durable: it stays,
-    and opening removes it.
+    Safe to repeat after a death in between. What died while it was copied (`<commit>.copy`) was never durable: it
+    stays, and opening removes it.
     """
     for directory in sorted(staging.iterdir()) if staging.is_dir() else []:
         if not directory.name.isdigit():
@@ -39,7 +39,7 @@ def unfold(staging: Path, prefix: str) -> None:
 
 
 def reveal(layout: Layout, staged: Path) -> list[Path]:
-    """Rename every staged chunk to its place in silver, durably. Safe to repeat: a renamed chunk is not there any more."""
+    """Rename every staged chunk to its place in silver, durably. Safe to repeat: what was renamed is gone from here."""
     moved: list[Path] = []
     for source in sorted(staged.glob("*.parquet")):
         target = layout.silver / place_of(source.name)
@@ -56,8 +56,9 @@ def reveal(layout: Layout, staged: Path) -> list[Path]:
 def recover_staging(layout: Layout, sealed_through: int) -> None:
     """Finish or undo what died between writing chunks and revealing them.
 
-    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these rows
-    from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must not.
+    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these
+    rows from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must
+    not.
     """
     if not layout.staging.is_dir():
         return

@@ -1,7 +1,8 @@
 """The store: the manifest database, who holds it, and what a crash left half done.
 
-The manifest's DuckDB lock makes the writer unique: it goes with the process, so nobody ever deletes a lock file by hand.
-Opening finishes what the last process began: chunks that a durable commit had prepared are revealed, others are removed.
+The manifest's DuckDB lock makes the writer unique: it goes with the process, so nobody ever deletes a lock file by
+hand. Opening finishes what the last process began: chunks that a durable commit had prepared are revealed, others are
+removed.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Store:
         """Lock and open the manifest, creating directories and tables that are missing.
 
         Raises DataRootError (cannot be written), WriterLockedError (says who holds it), ManifestNewerError,
-        ManifestDamagedError (also when it is lost, or older than its data root). Nothing is made when the manifest cannot
-        be had.
+        ManifestDamagedError (also when it is lost, or older than its data root). Nothing is made when the manifest
+        cannot be had.
         """
         layout = Layout.of(settings)
         ensure_writable(layout.data_root, "data root")
@@ -237,7 +238,8 @@ def translate(error: duckdb.Error, manifest: Path) -> PiperError:
         return WriterLockedError(
             f"{manifest} is held by {holder}",
             holder=holder,
-            hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first (systemctl stop piperd).",
+            hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first"
+            " (systemctl stop piperd).",
         )
     if "different configuration" in text:
         holder = "this very process"
@@ -247,9 +249,10 @@ def translate(error: duckdb.Error, manifest: Path) -> PiperError:
             f"the ingest manifest {manifest} was written by a newer DuckDB: {_first_line(text)}",
             hint="Install the piper that wrote it, or a newer one.",
         )
-    if re.search(_NO_ACCESS, text):
+    if reason := re.search(_NO_ACCESS, text):
+        named = re.search(r'(?:file|directory) "([^"]+)"[^"]*$', text)
         return DataRootError(
-            f"the ingest manifest {manifest} cannot be used: {_first_line(text)}",
+            f"{named[1] if named else manifest} cannot be used: {reason[0]}",
             hint="Check free space, mount and permissions of that directory.",
         )
     if isinstance(error, duckdb.OutOfMemoryException):

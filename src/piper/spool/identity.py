@@ -13,7 +13,8 @@ import os
 from dataclasses import dataclass
 
 HEAD_BYTES = 1024
-GUARD_BYTES = 256
+GUARD_BYTES = 4096
+"""Several events: the last bytes of two events of one kind are often alike."""
 
 
 def fingerprint(data: bytes) -> bytes:

@@ -161,9 +161,9 @@ class Tailer:
             case Outcome.READ | Outcome.IDLE | Outcome.NUL:
                 self._settle_read(source, turn, batch)
             case Outcome.SHRUNK:
-                tracker.doubt(source, Doubt.SHRUNK)
+                tracker.mismatched(source, Doubt.SHRUNK)
             case Outcome.CHANGED:
-                tracker.doubt(source, Doubt.CHANGED)
+                tracker.mismatched(source, Doubt.CHANGED)
             case Outcome.REPLACED:
                 assert turn.status is not None
                 source.mtime_ns = -1

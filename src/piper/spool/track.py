@@ -136,6 +136,18 @@ class Tracker:
             self._reported.add(path)
             self.ledger.observed.event("special", path, kind)
 
+    def mismatched(self, source: Source, doubt: Doubt) -> None:
+        """The file under its name and inode number does not hold its content: another one that we know, or a doubt."""
+        try:
+            status = os.lstat(self._root_bytes + b"/" + source.path)
+        except OSError:
+            return
+        other = self.sources.moved_here(source.path, status) if status.st_ino == source.inode else None
+        if other is not None and (other.offset or other.fragment):
+            self._move(other, source.path, status)
+        else:
+            self.doubt(source, doubt)
+
     def doubt(self, source: Source, doubt: Doubt, *, seconds: float | None = None) -> None:
         """Note a doubt; act on it once enough looks over enough time agree."""
         if source.vanished:
@@ -189,7 +201,9 @@ class Tracker:
             source = self.sources.at(path)
             if source is not None and source.inode == status.st_ino:
                 self._observe(source, status)
-            elif not self._take_in_moved(path, status):
+            elif (moved := self.sources.moved_here(path, status)) is not None:
+                self._move(moved, path, status)
+            else:
                 unknown.append((path, status))
         for path, status in unknown:  # after the renames, so that a file that moved away is no longer in the way
             self._take_in_file(path, status)
@@ -201,7 +215,11 @@ class Tracker:
 
     def _take_in_file(self, path: bytes, status: os.stat_result) -> None:
         """A name that is new, or that now stands for another inode."""
-        if self._take_in_moved(path, status) or self.sources.is_second_name(path, status):
+        moved = self.sources.moved_here(path, status)
+        if moved is not None:
+            self._move(moved, path, status)
+            return
+        if self.sources.is_second_name(path, status):
             return
         source = Source(path, status.st_dev, status.st_ino)
         replaced = self.sources.add(source)
@@ -211,10 +229,7 @@ class Tracker:
         self.ledger.observed.discovered += 1
         self._observe(source, status)
 
-    def _take_in_moved(self, path: bytes, status: os.stat_result) -> bool:
-        source = self.sources.moved_here(path, status)
-        if source is None:
-            return False
+    def _move(self, source: Source, path: bytes, status: os.stat_result) -> None:
         if source.path != path:
             self.ledger.observed.event("renamed", path, display_path(source.path))
         in_the_way = self.sources.rename(source, path)
@@ -223,7 +238,6 @@ class Tracker:
         source.mtime_ns = -1  # it may have been set aside with bytes unread
         self.ledger.touched.add(source)
         self._observe(source, status)
-        return True
 
     def _set_aside(self, source: Source) -> None:
         """Another file took its name; it may turn up under a new one."""

@@ -1,14 +1,7 @@
 -- description: every accepted event
 -- grain: event_id
 -- inputs: fresh
--- notes: a flat event's top-level duration_ms is kept among its metrics when they hold no duration
-WITH numbered AS (
-    SELECT
-        *,
-        coalesce(CAST(to_bigint(event_duration_ms) AS VARCHAR), CAST(to_double(event_duration_ms) AS VARCHAR)) AS duration_text
-    FROM fresh
-)
-
+-- notes: a top-level duration_ms is kept as the event's metrics when it brings none
 SELECT
     event_id,
     schema_version,
@@ -32,12 +25,14 @@ SELECT
     error_code,
     error_message,
     payload,
-    CASE
-        WHEN event_duration_ms IS NULL OR duration_text IS NULL THEN metrics
-        WHEN metrics IS NULL OR len(json_keys(metrics)) = 0 THEN '{"duration_ms":' || duration_text || '}'
-        WHEN json_exists(metrics, '$.duration_ms') OR json_exists(metrics, '$.launch_duration_ms') THEN metrics
-        ELSE '{"duration_ms":' || duration_text || ',' || substr(metrics, 2)
-    END AS metrics,
+    coalesce(
+        metrics,
+        '{"duration_ms":'
+        || coalesce(
+            to_json(to_bigint(event_duration_ms)), to_json(to_double(event_duration_ms)), to_json(event_duration_ms)
+        )
+        || '}'
+    ) AS metrics,
     source_file,
     source_offset,
     source_line,
@@ -45,4 +40,4 @@ SELECT
     is_known_type,
     contract_violation,
     commit_seq
-FROM numbered
+FROM fresh
