@@ -51,7 +51,7 @@ SCAN_SHARE = 0.01
 """Full scans may take this share of one core: small spools are scanned every poll, 100,000 files once a minute."""
 RESCAN_SECONDS = 1.0
 RESCAN_SHARE = 0.1
-"""A scan that a file event asked for (a new directory) waits for RESCAN_SECONDS; such scans take this share of a core."""
+"""A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
 

@@ -193,8 +193,8 @@ class Writer:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
         `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
-        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first: by
-        `publish_tail`, or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
+        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first,
+        by `publish_tail` or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
         was_published, self._gold_is_published = self._gold_is_published, False

@@ -22,7 +22,8 @@ from tests.support.polling import wait_until
 from tests.support.warehouse import catalog, event_count
 
 from piper.demo.simulate import SimulateOptions, SimulateSummary, simulate
-from piper.ops.control import ControlError, ask
+from piper.errors import ControlError
+from piper.ops.control import ask
 from piper.spool.identity import fingerprint
 
 KNOWN_FILES = 100_000

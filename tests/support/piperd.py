@@ -179,8 +179,7 @@ class Piperd:
 
     def scrape(self) -> Samples:
         """All samples of /metrics by (name, sorted labels), read by Prometheus's own parser."""
-        status, text = wait_until(lambda: found if (found := self._alive().get("/metrics"))[0] else None)
-        assert status == 200, text
+        text = wait_until(lambda: self._alive().get("/metrics")[1])
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)

@@ -149,7 +149,12 @@ def _main(mode: str, *databases: str) -> None:
     import duckdb
 
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        stop.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     connections = [duckdb.connect(database, read_only=mode == "loop") for database in databases]
     _say("connected")
     if mode == "lock":
