@@ -1,8 +1,8 @@
 """piperd: the stages of `Writer` in one loop, gold in another, and what an operator and Prometheus need around them.
 
-Order of shutdown, on SIGTERM or SIGINT: stop looking for news, commit and publish what is ready, refresh gold if that
-is quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for nothing uncommitted is
-lost. A second signal ends the process at once.
+Order of shutdown, on SIGTERM or SIGINT: look for news once more, commit and publish what can be read in DRAIN_SECONDS,
+refresh gold if that is quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for
+nothing uncommitted is lost. A second signal ends the process at once.
 
 A commit that fails leaves open what became durable, so the data root is closed and opened anew, with backoff, until it
 works: metrics and health answer all the while, `/readyz` says why. Only errors that no waiting heals end the process.
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import duckdb
 import structlog
@@ -49,7 +50,8 @@ SCAN_SECONDS_MAX = 60.0
 SCAN_SHARE = 0.01
 """Full scans may take this share of one core: small spools are scanned every poll, 100,000 files once a minute."""
 RESCAN_SECONDS = 1.0
-"""Soonest repetition of a scan that a file event asked for (a new directory)."""
+RESCAN_SHARE = 0.1
+"""A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -100,7 +102,8 @@ class Daemon:
         self._spool_error: str | None = None
         self._wake = anyio.Event()
         self._stopping = anyio.Event()
-        self._next_scan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
+        self._next_scan = self._next_rescan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
+        self._scan_seconds = 0.0
 
     async def main(self) -> int:
         """Start, run until a signal, stop in order."""
@@ -169,8 +172,12 @@ class Daemon:
             self._keep_house(writer)
         if writer.tailer.ready or self._jobs:
             return 0.0
-        due = min(self._next_scan, self._next_poll, self._next_publish if writer.has_news else float("inf"))
-        return max(0.001, due - time.monotonic())
+        due = [self._next_scan, self._next_poll]
+        if self._rescan:
+            due.append(self._next_rescan)
+        if writer.has_news:
+            due.append(self._next_publish)
+        return max(0.001, min(due) - time.monotonic())
 
     def _look(self, writer: Writer) -> None:
         """Find out what is new: by hints at once, by polling what is hot, by scanning everything."""
@@ -178,12 +185,13 @@ class Daemon:
         hints, self._hints = self._hints, set()
         for path in hints:
             writer.tailer.look(path)
-        if now >= self._next_scan or (self._rescan and now >= self._next_scan - SCAN_SECONDS_MAX + RESCAN_SECONDS):
+        if now >= self._next_scan or (self._rescan and now >= self._next_rescan):
             self._rescan = False
             writer.scan()
-            seconds = time.monotonic() - now
+            self._scan_seconds = seconds = time.monotonic() - now
             pause = min(SCAN_SECONDS_MAX, max(self.settings.watch.poll_seconds, seconds / SCAN_SHARE))
-            self._next_scan = self._next_poll = now + pause
+            self._next_scan = now + pause
+            self._next_rescan = now + max(RESCAN_SECONDS, seconds / RESCAN_SHARE)
             self._next_poll = now + self.settings.watch.poll_seconds
             self._judge_spool(writer)
         elif now >= self._next_poll:
@@ -202,7 +210,7 @@ class Daemon:
         self.health.set_ready("first_scan")
 
     def _publish(self, writer: Writer) -> None:
-        """Export quarantine, swap in the tail when due. A full or lost warehouse disk stops neither ingest nor us."""
+        """Export quarantine and swap in the tail when due. A full or lost warehouse disk does not stop ingest."""
         if time.monotonic() < self._next_publish:
             return
         try:
@@ -283,11 +291,17 @@ class Daemon:
             return
         deadline = time.monotonic() + DRAIN_SECONDS
         writer.tailer.poll()
-        while writer.tailer.ready and time.monotonic() < deadline:
-            writer.ingest()
+        self._drain_ready(writer, deadline)
+        if time.monotonic() + self._scan_seconds < deadline:  # files that nobody has reported yet
+            writer.scan()
+            self._drain_ready(writer, deadline)
         writer.ingest()
         writer.export_quarantine()
         writer.publish()
+
+    def _drain_ready(self, writer: Writer, deadline: float) -> None:
+        while writer.tailer.ready and time.monotonic() < deadline:
+            writer.ingest()
 
     async def _last_gold(self) -> None:
         writer, cursor = self._writer, self._gold_cursor
@@ -335,7 +349,14 @@ class Daemon:
         if writer is None or cursor is None:
             return False
         try:
-            return await anyio.to_thread.run_sync(lambda: writer.refresh_gold(cursor, rebuild=rebuild, models=models))
+            return await anyio.to_thread.run_sync(
+                lambda: writer.refresh_gold(
+                    cursor,
+                    rebuild=rebuild,
+                    models=models,
+                    publish_tail=lambda: anyio.from_thread.run(self._in_thread, writer.publish),
+                )
+            )
         except duckdb.InterruptException:
             return False
         except (

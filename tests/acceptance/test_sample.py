@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,10 @@ from typing import Any
 import orjson
 import pytest
 from tests.support import gold_reference
+from tests.support.piperd import SOURCE_ROOT
 from tests.support.warehouse import SILVER_VIEWS, assert_gold_is, assert_silver_is, catalog, count_of, domain_view
 
 from piper.demo.simulate import SimulateOptions, simulate
-from piper.ops.metrics import Metrics
-from piper.settings import load_settings
-from piper.writer import Writer
 
 SAMPLE_VARIABLE = "PIPER_SAMPLE_SPOOL"
 EVENTS = 2400
@@ -43,7 +43,8 @@ def test_the_sample_spool_arrives_whole_and_gold_equals_a_recomputation(sample: 
     types = {gold_reference.event_type_of(event) for event in events}
     assert types == set(gold_reference.REGISTRY), "the sample must hold all types"
 
-    ingest_once(sample, tmp_path / "data")
+    summary = ingest_once(sample, tmp_path / "data")
+    assert (summary["accepted"], summary["duplicates"], summary["quarantined"]) == (EVENTS, 0, 0)
 
     by_view = Counter(domain_view(gold_reference.event_type_of(event)) for event in events)
     with catalog(tmp_path / "data") as con:
@@ -53,17 +54,19 @@ def test_the_sample_spool_arrives_whole_and_gold_equals_a_recomputation(sample: 
         assert_gold_is(con, events)
 
 
-def ingest_once(raw_root: Path, data_root: Path) -> None:
-    """One pass over everything unread, then seal, gold, publish: what `piper ingest` does."""
-    env = {"PIPER_PATHS__RAW_ROOT": str(raw_root), "PIPER_PATHS__DATA_ROOT": str(data_root)}
-    writer = Writer.open(load_settings(env=env).settings, Metrics(), command="test")
-    try:
-        writer.scan()
-        while writer.ingest():
-            pass
-        writer.seal()
-        writer.publish()
-        writer.export_quarantine()
-        writer.refresh_gold(writer.store.cursor())
-    finally:
-        writer.close()
+def ingest_once(raw_root: Path, data_root: Path) -> dict[str, Any]:
+    """`piper ingest`: one pass over everything unread, then seal, gold, publish; its summary."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIPER_")}
+    roots = {"PIPER_PATHS__RAW_ROOT": str(raw_root), "PIPER_PATHS__DATA_ROOT": str(data_root)}
+    done = subprocess.run(
+        [sys.executable, "-m", "piper", "ingest", "--json"],
+        env=inherited | roots | {"PYTHONPATH": str(SOURCE_ROOT)},
+        cwd=data_root.parent,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    summary = orjson.loads(done.stdout)
+    assert isinstance(summary, dict)
+    return summary

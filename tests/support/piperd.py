@@ -28,31 +28,20 @@ HTTP_SECONDS = 5.0
 STOP_SECONDS = 35.0
 """piperd promises to be gone within 30 s of SIGTERM, whatever it was doing."""
 
-COMMAND = (
-    sys.executable,
-    "-c",
-    """
-import sys
-from piper.daemon import run
-from piper.errors import PiperError
-from piper.settings import load_settings
-try:
-    sys.exit(run(load_settings().settings))
-except PiperError as error:
-    print(f"piperd: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
-""",
-)
+COMMAND = (sys.executable, "-c", "from piper.cli import main_daemon; main_daemon()")
 """What runs piperd; the one place that says so."""
 
 WITHOUT_PRIVILEGES = (
     sys.executable,
     "-c",
-    "import ctypes, os, sys\n"
-    "libc = ctypes.CDLL(None)\n"
-    "for capability in range(64):\n"
-    "    libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP\n"
-    "os.execv(sys.argv[1], sys.argv[1:])",
+    """
+import ctypes, os, sys
+PR_CAPBSET_DROP = 24
+libc = ctypes.CDLL(None)
+for capability in range(64):
+    libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+""",
 )
 """Put before a command: file permissions then bind root too. Without effect, and not needed, for anyone else."""
 
@@ -190,8 +179,7 @@ class Piperd:
 
     def scrape(self) -> Samples:
         """All samples of /metrics by (name, sorted labels), read by Prometheus's own parser."""
-        status, text = wait_until(lambda: found if (found := self._alive().get("/metrics"))[0] else None)
-        assert status == 200, text
+        text = wait_until(lambda: self._alive().get("/metrics")[1])
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)

@@ -1,7 +1,7 @@
-"""A reader as Grafana is one: another process, another DuckDB, one read-only connection, the same queries again and again.
+"""A reader as Grafana is one: another process, another DuckDB, one connection, the same queries again and again.
 
-`Reader` starts this very file with the readers' DuckDB first on its path. It runs until told to stop and then prints what
-it saw. It must import nothing but the standard library and that DuckDB.
+`Reader` starts this very file with the readers' DuckDB first on its path. It runs until told to stop and then prints
+what it saw. It must import nothing but the standard library and that DuckDB.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ GOLD_TOTALS = {
 class Reader:
     """A reader process over a catalog. `stop()` ends it and gives its report.
 
-    With `writable`, it only opens the given databases read-write, so that it holds DuckDB's exclusive lock on them, says
-    so, and waits.
+    With `writable`, it only opens the given databases read-write, so that it holds DuckDB's exclusive lock on them,
+    says so, and waits.
     """
 
     def __init__(self, site: Path, *databases: Path, writable: bool = False, prefix: Sequence[str] = ()) -> None:
@@ -138,15 +138,25 @@ class _Watch:
             return None
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def _main(mode: str, *databases: str) -> None:
     import threading
 
     import duckdb
 
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        stop.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     connections = [duckdb.connect(database, read_only=mode == "loop") for database in databases]
-    print("connected", flush=True)
+    _say("connected")
     if mode == "lock":
         stop.wait()
         report: dict[str, Any] = {"locked": len(connections)}
@@ -156,7 +166,7 @@ def _main(mode: str, *databases: str) -> None:
             watch.round()
         stop.wait()
         report = watch.report()
-    print(json.dumps(report), flush=True)
+    _say(json.dumps(report))
 
 
 if __name__ == "__main__":
