@@ -281,7 +281,6 @@ class Daemon:
         writer.tailer.poll()
         while writer.tailer.ready and time.monotonic() < deadline:
             writer.ingest()
-        writer.tailer.keep_fragments(0.0)
         writer.ingest()
         writer.export_quarantine()
         writer.publish()
@@ -314,7 +313,7 @@ class Daemon:
                 threading.Thread(target=_end_late, daemon=True).start()
 
     async def _watch_spool(self) -> None:
-        async for paths, other in changed_paths(self.settings.paths.raw_root):
+        async for paths, other in changed_paths(self.settings.paths.raw_root, self._stopping):
             self._hints.update(paths)
             self._rescan |= other
             self._wake.set()
@@ -366,13 +365,14 @@ class Daemon:
         model = args.get("model")
         if model is not None and model not in known:
             raise PiperError(f"no gold model is called {model!r}", hint=f"Models: {', '.join(known)}")
-        await progress({"step": "gold"})
         async with self._gold_lock:
+            await progress({"step": "gold"})
             written = await self._refresh_gold(rebuild=True, models=[model] if model else None)
-        if not written:
-            raise PiperError("gold could not be rebuilt", hint="The daemon's log says why (`gold_refresh_failed`).")
-        await progress({"step": "catalog"})
-        await self._as_job(lambda writer: writer.prepare_warehouse(force_catalog=True))
+            writer = self._writer
+            if not written or writer is None:
+                raise PiperError("gold could not be rebuilt", hint="The daemon's log says why.")
+            await progress({"step": "catalog"})
+            await anyio.to_thread.run_sync(writer.rewrite_catalog)
         return {"models": [model] if model else known, "catalog": str(self.layout.catalog)}
 
     async def _as_job(self, action: Callable[[Writer], T]) -> T:

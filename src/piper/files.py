@@ -72,6 +72,6 @@ def ensure_writable(directory: Path, what: str) -> None:
         ) from error
 
 
-def sql_literal(path: Path) -> str:
+def sql_literal(path: Path | str) -> str:
     """`path` for use between single quotes in SQL."""
     return str(path).replace("'", "''")

@@ -29,7 +29,7 @@ from piper.silver.commit import Committed, commit
 from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.relations import SilverRelations
-from piper.silver.store import Store
+from piper.silver.store import Store, explain
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -106,8 +106,11 @@ class Writer:
         try:
             writer = cls(settings, store, metrics, clock or Clock())
             writer.prepare_warehouse()
-        except BaseException:
+        except BaseException as error:
             store.close()
+            problem = explain(error, store.layout) if isinstance(error, (duckdb.Error, OSError)) else None
+            if problem is not None:
+                raise problem from error
             raise
         return writer
 
@@ -224,8 +227,12 @@ class Writer:
         write_empty_chunks(self.store.con, layout)
         self.publish()
         publish_gold(self.store.con, layout)
+        self.rewrite_catalog(force=force_catalog)
+
+    def rewrite_catalog(self, *, force: bool = True) -> bool:
+        """Write the catalog's views; without `force` only where they are missing or of another version. Any thread."""
         columns = {model.name: [column.name for column in model.columns] for model in load_models()}
-        write_catalog(layout, columns, force=force_catalog)
+        return write_catalog(self.store.layout, columns, force=force)
 
     # ---- inside --------------------------------------------------------------------------------------------------
 

@@ -47,9 +47,7 @@ class TableSource:
         given.
         """
         self.seq += 1
-        known = {
-            row[0] for row in self.con.execute("SELECT event_id FROM memory.main.silver_events").fetchall()
-        }
+        known = {row[0] for row in self.con.execute("SELECT event_id FROM memory.main.silver_events").fetchall()}
         for day in quarantined:
             self._count(day, quarantined=1)
         for event in events:
@@ -83,8 +81,7 @@ class TableSource:
 
     def _count(self, day: date, *, quarantined: int = 0, duplicates: int = 0) -> None:
         old = self.con.execute(
-            "DELETE FROM memory.main.ingest_counts WHERE event_date = ? "
-            "RETURNING quarantined_lines, duplicate_events",
+            "DELETE FROM memory.main.ingest_counts WHERE event_date = ? RETURNING quarantined_lines, duplicate_events",
             [day],
         ).fetchone() or (0, 0)
         counts = {"quarantined_lines": old[0] + quarantined, "duplicate_events": old[1] + duplicates}

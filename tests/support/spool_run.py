@@ -20,15 +20,16 @@ from piper.writer import Clock, Writer
 Row = dict[str, Any]
 NOW = datetime(2030, 3, 4, 12)  # noqa: DTZ001
 """What the clock of these runs says, naive UTC; whatever the date of the machine."""
+START = NOW.replace(tzinfo=UTC).timestamp()
 
 
 class SpoolRun:
-    """A writer over a spool of its own, with a clock that stands still at NOW."""
+    """A writer over a spool of its own, with a clock that says NOW until `seconds` is raised."""
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
-        self._seconds = 1000.0
-        clock = Clock(monotonic=lambda: self._seconds, utc=lambda: NOW.replace(tzinfo=UTC).timestamp())
+        self.seconds = 0.0
+        clock = Clock(monotonic=lambda: self.seconds, utc=lambda: START + self.seconds)
         self.writer = Writer.open(settings, Metrics(), command="test", clock=clock)
 
     def ingest(self, files: Mapping[str, bytes], *, seal: bool = False) -> None:
@@ -37,14 +38,16 @@ class SpoolRun:
             file = self.root / "spool" / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        for _ in range(2):  # bytes after a NUL are believed at the second look only, some time later
-            self.writer.scan()
-            while self.writer.ingest():
-                pass
-            self._seconds += 60
+        self.look()
         if seal:
             self.writer.seal()
         self.writer.export_quarantine()
+
+    def look(self) -> None:
+        """Take in what is there now."""
+        self.writer.scan()
+        while self.writer.ingest():
+            pass
 
     def rows(self, dataset: str) -> list[Row]:
         """All rows of a dataset, tail and chunks, with the columns that only piper sees."""

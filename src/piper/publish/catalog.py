@@ -18,11 +18,9 @@ import duckdb
 from piper import __version__
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in, write_atomic
 from piper.layout import Layout
-from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
+from piper.silver.datasets import DATASETS, EMPTY_CHUNK, UNKNOWN_PARTITION, Dataset
 
 EMPTY_DATE = "1970-01-01"
-EMPTY_CHUNK = "000000000000-empty.parquet"
-"""A chunk of no rows: it keeps every glob valid, and typed, on an empty warehouse."""
 
 
 def silver_view_sql(dataset: Dataset, layout: Layout) -> str:

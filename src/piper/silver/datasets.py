@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+EMPTY_CHUNK = "000000000000-empty.parquet"
+"""A chunk of no rows in every dataset: it keeps every glob valid, and typed, on an empty warehouse."""
 UNKNOWN_PARTITION = "unknown"
 """Partition of the types that the registry lacks: one for all, so that a spool cannot make directories. It has no dot,
 which every event type has."""

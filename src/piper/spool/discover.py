@@ -1,6 +1,6 @@
 """Directory scans: the truth about which spool files exist.
 
-A scan that met an error proves nothing about what it did not see; it says so through `failed` and `complete`. Symbolic
+A scan that met an error proves nothing about what it did not see; it says so in `failed` and `root_error`. Symbolic
 links are never followed. Cost: one `scandir` per directory and one `stat` per file (100,000 files: 0.4 s of CPU).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 SUFFIX = b".jsonl"
 DEPTH_MAX = 6
-"""Host, user, and a few levels below a user directory; deeper trees are somebody's accident."""
+"""Host, user, and a few levels below a user directory; deeper trees are somebody's accident, and reported."""
 
 
 @dataclass(slots=True)
@@ -23,77 +23,73 @@ class Scan:
     files: dict[bytes, os.stat_result] = field(default_factory=dict)
     """Regular files by path relative to the root."""
     special: dict[bytes, str] = field(default_factory=dict)
-    """Entries named *.jsonl that are not regular files, and what they are."""
-    failed: list[tuple[bytes, int]] = field(default_factory=list)
-    """Directories that could not be listed, with errno."""
+    """What will not be read although it looks like input, and why."""
+    failed: dict[bytes, int] = field(default_factory=dict)
+    """Directories that could not be listed to their end, with errno."""
     directories: int = 0
     root_error: str = ""
     """Why the whole spool could not be seen; empty when it could."""
 
-    @property
-    def complete(self) -> bool:
-        """Whether absence from this scan is evidence at all."""
-        return not self.root_error
-
     def saw(self, path: bytes) -> bool:
-        """Whether `path` lay in a part of the tree that this scan could list."""
-        return not any(path.startswith(prefix + b"/") for prefix, _ in self.failed)
+        """Whether `path` lay in a part of the tree that this scan could list: only then is its absence evidence."""
+        return not self.root_error and not any(path.startswith(prefix + b"/") for prefix in self.failed)
+
+
+def is_spool_path(path: bytes) -> bool:
+    """Whether a scan would look at `path` (relative to the root), were it a regular file."""
+    *directories, name = path.split(b"/")
+    return (
+        name.endswith(SUFFIX)
+        and b"\0" not in path
+        and 2 <= len(directories) <= DEPTH_MAX
+        and not any(part in {b"", b".", b".."} for part in directories)
+        and not any(part.endswith(SUFFIX) for part in directories[2:])
+    )
 
 
 def scan_spool(root: str) -> Scan:
     """Walk `root`/<host>/<user>/… and return every *.jsonl in it. Never raises for what it finds there."""
     scan = Scan()
     base = os.fsencode(root)
-    try:
-        entries = list(os.scandir(base))
-    except OSError as error:
-        scan.root_error = f"{root}: {error.strerror or errno.errorcode.get(error.errno or 0, 'error')}"
-        return scan
-    stack: list[tuple[bytes, int]] = []
-    for entry in entries:
-        if _is_directory(entry, scan):
-            stack.append((entry.name, 1))
+    stack: list[tuple[bytes, int]] = [(b"", 0)]
     while stack:
         relative, depth = stack.pop()
-        _scan_directory(base, relative, depth, stack, scan)
+        try:
+            with os.scandir(os.path.join(base, relative)) as entries:  # noqa: PTH118 - bytes paths, hot loop
+                for entry in entries:
+                    path = relative + b"/" + entry.name if relative else entry.name
+                    try:
+                        _note(entry, path, depth, stack, scan)
+                    except FileNotFoundError:
+                        pass  # deleted between the listing and now: an ordinary absence
+                    except OSError as error:  # the rest of the directory can still be seen
+                        scan.failed[relative or path] = error.errno or 0
+        except OSError as error:
+            if not relative:
+                return Scan(root_error=f"{root}: {error.strerror or errno.errorcode.get(error.errno or 0, 'error')}")
+            scan.failed[relative] = error.errno or 0
+        scan.directories += bool(relative)
     return scan
 
 
-def _scan_directory(base: bytes, relative: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:
-    scan.directories += 1
-    try:
-        with os.scandir(os.path.join(base, relative)) as entries:  # noqa: PTH118 - bytes paths, hot loop
-            for entry in entries:
-                path = relative + b"/" + entry.name
-                if entry.name.endswith(SUFFIX):
-                    if depth >= 2:  # files lie below <host>/<user>
-                        _note_file(entry, path, scan)
-                elif depth < DEPTH_MAX and entry.is_dir(follow_symlinks=False):
-                    stack.append((path, depth + 1))
-    except OSError as error:
-        scan.failed.append((relative, error.errno or 0))
-
-
-def _note_file(entry: os.DirEntry[bytes], path: bytes, scan: Scan) -> None:
-    try:
+def _note(entry: os.DirEntry[bytes], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:
+    """Take in one entry of a directory that lies `depth` levels below the root. Raises OSError."""
+    is_input = entry.name.endswith(SUFFIX)
+    if is_input and depth >= 2:
         found = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return  # deleted between the listing and now: an ordinary absence
-    except OSError as error:
-        scan.failed.append((path.rpartition(b"/")[0], error.errno or 0))
-        return
-    if stat.S_ISREG(found.st_mode):
-        scan.files[path] = found
-    else:
-        scan.special[path] = kind_of(found.st_mode)
-
-
-def _is_directory(entry: os.DirEntry[bytes], scan: Scan) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError as error:
-        scan.failed.append((entry.name, error.errno or 0))
-        return False
+        if stat.S_ISREG(found.st_mode):
+            scan.files[path] = found
+        else:
+            scan.special[path] = kind_of(found.st_mode)
+    elif entry.is_dir(follow_symlinks=False):
+        if depth < DEPTH_MAX:
+            stack.append((path, depth + 1))
+        else:
+            scan.special[path] = "directory too deep"
+    elif entry.is_symlink():
+        scan.special[path] = "symbolic link"
+    elif is_input:
+        scan.special[path] = "file outside <host>/<user>/"
 
 
 def kind_of(mode: int) -> str:

@@ -1,8 +1,8 @@
 """Which file is this? Path, device, inode, head hash and guard: never one of them alone.
 
-The head is a hash of the file's first bytes, the guard a hash of the bytes just before the committed offset. An offset is
-used only when the guard holds at that place of the file that is open now; so a reused inode, a refilled file or another
-file under the old name can never make piper start in the middle of somebody else's line.
+The head is a hash of the file's first bytes, the guard a hash of the bytes just before the committed offset. An offset
+is used only when the guard holds at that place of the file that is open now; so a reused inode, a refilled file or
+another file under the old name can never make piper start in the middle of somebody else's line.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Doubt(enum.StrEnum):
     SHRUNK = "shrunk"
     CHANGED = "changed"
     GONE = "gone"
+    NUL = "nul"
 
 
 @dataclass(slots=True)
@@ -38,12 +39,34 @@ class Suspicion:
     looks: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a source stands, or will stand once a batch is committed."""
+
+    offset: int
+    lines: int
+    head: bytes
+    head_bytes: int
+    guard: bytes
+    guard_bytes: int
+
+
+@dataclass(slots=True)
+class LongLine:
+    """A line over the limit, on the way through it: only its beginning and end so far are kept: flat memory."""
+
+    sample: bytes
+    position: int
+    before: bytes
+    """The last bytes before `position`: the walk goes on only where they still stand."""
+
+
 @dataclass(slots=True, eq=False)
 class Source:
     """One spool file as piper knows it.
 
-    `offset`, `lines`, `head` and `guard` are what the manifest has committed; `size`, `mtime_ns`, `held_bytes` and the
-    fields below them are observations that a restart makes again.
+    The fields down to `fragment` are in the manifest, `size` and `mtime_ns` as well; the rest are observations that a
+    restart makes again.
     """
 
     path: bytes
@@ -62,52 +85,83 @@ class Source:
     vanished: bool = False
     suspicion: Suspicion | None = None
     fragment: bytes | None = None
-    """A cut last line, kept in case the file is deleted before its rest comes."""
+    """A cut last line (its beginning, if over the limit), kept in case the file is deleted before its rest comes."""
 
     size: int = 0
     mtime_ns: int = 0
+    """As last seen. Whatever differs from them is news; -1 makes the next look news in any case."""
+    known_bytes: int = 0
+    """The size when an open file last proved to be this one: what is lost is counted up to here."""
     held_bytes: int = 0
     """Bytes after `offset` that wait for their rest (a cut line) or for a second look (NUL bytes)."""
     changed_at: float = 0.0
     """Monotonic seconds when it last grew: what makes it hot."""
     unread_since: float | None = None
     """Monotonic seconds since when it has had bytes that could be read."""
-    nul_since: float | None = None
+    unread_to: int = 0
+    """The size at that time: once the offset is beyond it, what is unread is younger."""
+    nul_at: int | None = None
+    """Where the first NUL byte stands that is not believed yet."""
+    nul_seen: int = 0
+    """The size when that doubt began: NUL bytes beyond it are younger than the doubt."""
+    nul_until: int = 0
+    """NUL bytes before this offset are believed to stay."""
     long_line: LongLine | None = None
-    reported: bool = False
+    error: int = 0
+    """errno of the last attempt to read it, when that failed: reported once."""
 
     @property
     def unread_bytes(self) -> int:
         """Bytes that could be read now: neither committed nor held back."""
         return max(0, self.size - self.offset - self.held_bytes)
 
-    def restart(self, stat: os.stat_result) -> None:
-        """Forget the content: the file under this name is another one, or was written anew."""
-        self.device, self.inode = stat.st_dev, stat.st_ino
-        self.offset = self.lines = self.head_bytes = self.guard_bytes = self.held_bytes = 0
-        self.head = self.guard = b""
-        self.suspicion = self.fragment = self.long_line = self.nul_since = None
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What is committed."""
+        return Checkpoint(self.offset, self.lines, self.head, self.head_bytes, self.guard, self.guard_bytes)
+
+    def advance(self, to: Checkpoint) -> None:
+        """`to` is committed."""
+        self.offset, self.lines = to.offset, to.lines
+        self.head, self.head_bytes = to.head, to.head_bytes
+        self.guard, self.guard_bytes = to.guard, to.guard_bytes
+
+    def restart(self) -> None:
+        """Forget the content: the file under this name and inode was written anew."""
+        self.advance(Checkpoint(0, 0, b"", 0, b"", 0))
+        self.suspicion = self.fragment = self.long_line = self.nul_at = None
+        self.known_bytes = self.held_bytes = self.nul_until = 0
         self.vanished = False
 
 
-@dataclass(slots=True)
-class LongLine:
-    """A line over the limit, on the way through it: only its beginning is kept, so memory stays flat."""
-
-    sample: bytes
-    position: int
-
-
-def head_holds(fd: int, source: Source) -> bool:
-    """Whether the open file begins with the bytes that `source` began with."""
+def head_holds(fd: int, source: Checkpoint) -> bool:
+    """Whether the open file begins with the bytes that the source began with."""
     return fingerprint(os.pread(fd, source.head_bytes, 0)) == source.head if source.head_bytes else True
 
 
-def guard_holds(fd: int, source: Source) -> bool:
-    """Whether the open file holds, just before the committed offset, what was read there."""
+def guard_holds(fd: int, source: Checkpoint) -> bool:
+    """Whether the open file holds, just before the offset, what was read there."""
     if not source.guard_bytes:
         return source.offset == 0
     return fingerprint(os.pread(fd, source.guard_bytes, source.offset - source.guard_bytes)) == source.guard
+
+
+def content_holds(fd: int, source: Source) -> bool:
+    """Whether the open file can be `source` under another name: it holds what is known of its content.
+
+    Of a source from which nothing was taken, that is its cut first line, or else that it did not get shorter.
+    """
+    size = os.fstat(fd).st_size
+    if source.offset:
+        return size >= source.offset and guard_holds(fd, source.checkpoint) and head_holds(fd, source.checkpoint)
+    if source.fragment:
+        return os.pread(fd, len(source.fragment), 0) == source.fragment
+    return not source.vanished and size >= source.size
+
+
+def open_to_read(path: bytes) -> int:
+    """Open a file of the spool, which anyone may write to: no link at its end is followed, no pipe waits."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def display_path(path: bytes) -> str:

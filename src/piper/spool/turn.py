@@ -1,11 +1,14 @@
 """One turn at one file: open it afresh, make sure that it is the file we know, take the complete lines.
 
 What each oddity costs:
-- cut last line: nothing; it waits (`held_bytes`) until its newline comes, and is kept as a fragment in case the file goes.
-- NUL bytes: a page that has not arrived yet reads as NULs over NFS. The lines from there on wait for NUL_HOLD_SECONDS; NULs
-  that stay are a hole: skipped where they stand before a line, and counted.
+- cut last line: nothing; it waits (`held_bytes`) until its newline comes, and is a fragment in case the file goes.
+- NUL bytes: a page that has not arrived yet reads as NULs over NFS. The lines from there on wait until the caller
+  believes them (`nul_until`); NULs that stay are a hole: skipped where they stand before a line, and counted.
 - a line over `line_bytes_max`: that line only, after its end was found; until then the offset stays at its start.
 - a smaller size, a guard that does not hold, another inode: nothing is read; the caller decides when to believe it.
+
+The bytes that prove the identity and the bytes that are taken come from one `pread`, so a file that is rewritten while
+we look at it is either the old one or the new one for both.
 """
 
 from __future__ import annotations
@@ -19,14 +22,14 @@ from dataclasses import dataclass
 from piper.spool.identity import (
     GUARD_BYTES,
     HEAD_BYTES,
+    Checkpoint,
     LongLine,
     Source,
     fingerprint,
-    guard_holds,
     head_holds,
+    open_to_read,
 )
 
-NUL_HOLD_SECONDS = 30.0
 SAMPLE_BYTES = 64 * 1024
 """How much of an over-long line is kept."""
 BOM = b"\xef\xbb\xbf"
@@ -46,27 +49,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A stretch of a file that is no event: it goes to quarantine with `reason`, or is only counted (no reason)."""
+    """A stretch of a file that is no event: it goes to quarantine with `reason`."""
 
     source: Source
     offset: int
     line: int
-    """1-based; 0 where the stretch is a hole and no line."""
+    """1-based."""
     length: int
     reason: str
     sample: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Where a source stands once a batch is committed."""
-
-    offset: int
-    lines: int
-    head: bytes
-    head_bytes: int
-    guard: bytes
-    guard_bytes: int
 
 
 class Outcome(enum.Enum):
@@ -74,46 +65,85 @@ class Outcome(enum.Enum):
 
     READ = "read"
     IDLE = "idle"
+    NUL = "nul"
     GONE = "gone"
     REPLACED = "replaced"
     SHRUNK = "shrunk"
     CHANGED = "changed"
-    NUL = "nul"
     SPECIAL = "special"
     ERROR = "error"
 
 
 @dataclass(slots=True)
 class Turn:
-    """The result of one turn; `more` says that the file had more than the turn's limit."""
+    """The result of one turn; READ, IDLE and NUL say that the file is the one we know."""
 
     outcome: Outcome
     span: Span | None = None
     skip: Skip | None = None
+    hole_bytes: int = 0
     checkpoint: Checkpoint | None = None
+    fragment: bytes | None = None
+    """The cut last line as it stands now."""
+    nul_at: int | None = None
+    """Where the NUL bytes begin that stopped the turn."""
     more: bool = False
-    error: int = 0
+    """Whether another turn would find something at once."""
     bytes_read: int = 0
+    error: int = 0
+    status: os.stat_result | None = None
+    """Of REPLACED: the file that stands there now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a turn, in bytes."""
+    """Bounds of a turn, in bytes. A turn holds at least one line of any allowed length."""
 
     turn_bytes: int
     line_bytes_max: int
 
+    def __post_init__(self) -> None:
+        if self.turn_bytes <= self.line_bytes_max:
+            raise ValueError(f"turn_bytes {self.turn_bytes} must be more than line_bytes_max {self.line_bytes_max}")
 
-def take_turn(root: bytes, source: Source, start: Checkpoint | None, limits: Limits, now: float) -> Turn:
+
+@dataclass(slots=True)
+class _View:
+    """An open file that is the source, and the bytes [base, base + len(buffer)) of it; `at` lies within them."""
+
+    fd: int
+    source: Source
+    at: Checkpoint
+    base: int
+    buffer: bytes
+
+    @property
+    def end(self) -> int:
+        return self.base + len(self.buffer)
+
+    def checkpoint(self, offset: int, lines: int) -> Checkpoint:
+        """Where the source stands after `offset`, which is `lines` lines on."""
+        head, head_bytes = self.at.head, self.at.head_bytes
+        if head_bytes < HEAD_BYTES:
+            beginning = self._bytes(0, min(HEAD_BYTES, offset))
+            head, head_bytes = fingerprint(beginning), len(beginning)
+        guard = self._bytes(max(0, offset - GUARD_BYTES), offset)
+        return Checkpoint(offset, self.at.lines + lines, head, head_bytes, fingerprint(guard), len(guard))
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        if self.base <= start and end <= self.end:
+            return self.buffer[start - self.base : end - self.base]
+        return os.pread(self.fd, end - start, start)
+
+
+def take_turn(root: bytes, source: Source, start: Checkpoint | None, limits: Limits) -> Turn:
     """Read complete lines of `source` from its offset, or from `start` where a batch under way has already read ahead.
 
-    `now` is monotonic seconds. Opens with O_NOFOLLOW and O_NONBLOCK, reads up to the size that fstat of that fresh open
-    reports, and updates the observations of `source` (size, held bytes), never what is committed.
+    Reads up to the size that fstat of a fresh open reports, and updates the observations of `source` (size, held bytes,
+    the walk through an over-long line), never what is committed.
     """
     try:
-        fd = os.open(
-            root + b"/" + source.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-        )
+        fd = open_to_read(root + b"/" + source.path)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return Turn(Outcome.GONE)
@@ -121,122 +151,136 @@ def take_turn(root: bytes, source: Source, start: Checkpoint | None, limits: Lim
             return Turn(Outcome.SPECIAL)
         return Turn(Outcome.ERROR, error=error.errno or 0)
     try:
-        return _read(fd, source, start, limits, now)
+        return _read(fd, source, start or source.checkpoint, limits)
     except OSError as error:
         return Turn(Outcome.ERROR, error=error.errno or 0)
     finally:
         os.close(fd)
 
 
-def _read(fd: int, source: Source, start: Checkpoint | None, limits: Limits, now: float) -> Turn:
+def _read(fd: int, source: Source, at: Checkpoint, limits: Limits) -> Turn:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return Turn(Outcome.SPECIAL)
     if status.st_ino != source.inode:
-        return Turn(Outcome.REPLACED)
-    doubt = _doubt(fd, source, status)
-    if doubt is not None:
-        return Turn(doubt)
+        return Turn(Outcome.REPLACED, status=status)
+    if status.st_size < at.offset:
+        return Turn(Outcome.SHRUNK)
+    base = 0 if at.offset <= HEAD_BYTES else at.offset - at.guard_bytes
+    size = min(status.st_size, at.offset + (0 if source.long_line else limits.turn_bytes))
+    view = _View(fd, source, at, base, os.pread(fd, size - base, base))
+    if view.end < at.offset:
+        return Turn(Outcome.SHRUNK)
+    if not _is_known(view):
+        return Turn(Outcome.CHANGED)
     source.device = status.st_dev  # a remount may number it anew; inode, head and guard have just agreed
     source.size, source.mtime_ns = status.st_size, status.st_mtime_ns
-    at = start or Checkpoint(
-        source.offset, source.lines, source.head, source.head_bytes, source.guard, source.guard_bytes
-    )
+    if view.end < size:  # it is being cut while we look
+        source.size, source.mtime_ns = view.end, -1
     if source.long_line is not None:
-        return _through_long_line(fd, source, at, limits)
-    data = os.pread(fd, min(limits.turn_bytes, status.st_size - at.offset), at.offset)
-    if not data:
+        return _through_long_line(view, source.long_line, limits)
+    return _take_lines(view, limits)
+
+
+def _is_known(view: _View) -> bool:
+    """Whether what stands before `at` is what was read there; at 0, whether the cut line seen there still stands."""
+    at, known = view.at, view.source.fragment
+    if not at.offset:
+        seen = view.buffer[: len(known)] if known else b""
+        return known is None or known.startswith(seen) or b"\0" in seen
+    lead = at.offset - view.base
+    if fingerprint(view.buffer[lead - at.guard_bytes : lead]) != at.guard:
+        return False
+    return fingerprint(view.buffer[: at.head_bytes]) == at.head if view.base == 0 else head_holds(view.fd, at)
+
+
+def _take_lines(view: _View, limits: Limits) -> Turn:
+    source, at, buffer = view.source, view.at, view.buffer
+    lead = at.offset - view.base
+    if len(buffer) == lead:
         source.held_bytes = 0
-        return Turn(Outcome.IDLE)
-    return _take_lines(fd, source, at, data, limits, now)
-
-
-def _doubt(fd: int, source: Source, status: os.stat_result) -> Outcome | None:
-    if status.st_size < source.offset:
-        return Outcome.SHRUNK
-    if source.offset and not (guard_holds(fd, source) and head_holds(fd, source)):
-        return Outcome.CHANGED
-    return None
-
-
-def _take_lines(fd: int, source: Source, at: Checkpoint, data: bytes, limits: Limits, now: float) -> Turn:
-    more = at.offset + len(data) < source.size
-    read = len(data)
-    nul = data.find(b"\0")
+        return Turn(Outcome.IDLE, fragment=source.fragment)
+    if buffer[lead] == 0 and at.offset < source.nul_until:
+        return _skip_hole(view)
+    nul = buffer.find(b"\0", max(lead, source.nul_until - view.base))
+    until = len(buffer) if nul < 0 else nul
+    end = (buffer.rfind(b"\n", lead, until) + 1) or lead
+    is_long = until - end > limits.line_bytes_max
+    if is_long and end == lead:
+        before = buffer[max(0, until - GUARD_BYTES) : until]
+        source.long_line = LongLine(buffer[lead : lead + SAMPLE_BYTES], view.base + until, before)
+        return Turn(Outcome.READ, fragment=source.fragment, more=True, bytes_read=until - lead)
+    turn = Turn(Outcome.IDLE, bytes_read=len(buffer) - lead)
+    if end > lead:
+        turn = _lines_turn(view, lead, end)
+    beyond = nul < 0 and view.end < source.size
+    turn.more = is_long or (beyond and end > lead)
+    turn.fragment = buffer[end:until] or None if not turn.more else None
+    source.held_bytes = 0 if turn.more else source.size - view.base - end
     if nul >= 0:
-        if source.nul_since is None:
-            source.nul_since = now
-        if now - source.nul_since < NUL_HOLD_SECONDS:
-            data = data[: data.rfind(b"\n", 0, nul) + 1]
-            source.held_bytes = source.size - at.offset - len(data)
-            turn = _lines_turn(fd, source, at, data) if data else Turn(Outcome.NUL)
-            turn.bytes_read = read
-            return turn
-        hole = len(data) - len(data.lstrip(b"\0"))
-        if hole:
-            return _skip_hole(fd, source, at, hole)
-    else:
-        source.nul_since = None
-    end = data.rfind(b"\n") + 1
-    fragment = data[end:]
-    if not end and len(fragment) > limits.line_bytes_max:
-        source.long_line = LongLine(fragment[:SAMPLE_BYTES], at.offset + len(fragment))
-        return Turn(Outcome.READ, more=True, bytes_read=read)
-    if more and not end:  # a short read: the file is being cut while we look; the next turn's fstat will tell
-        return Turn(Outcome.IDLE, bytes_read=read)
-    source.held_bytes = 0 if more else len(fragment)
-    source.fragment = fragment if fragment and not more else None
-    if not end:
-        return Turn(Outcome.IDLE, bytes_read=read)
-    turn = _lines_turn(fd, source, at, data[:end])
-    turn.more, turn.bytes_read = more, read
+        turn.outcome, turn.nul_at = Outcome.NUL, view.base + nul
     return turn
 
 
-def _lines_turn(fd: int, source: Source, at: Checkpoint, data: bytes) -> Turn:
+def _lines_turn(view: _View, lead: int, end: int) -> Turn:
+    at, data = view.at, view.buffer[lead:end]
     lines = data.count(b"\n")
-    checkpoint = _checkpoint(fd, at, data, at.offset + len(data), lines)
-    start = at.offset
+    checkpoint = view.checkpoint(at.offset + len(data), lines)
+    start, read = at.offset, len(data)
     if start == 0 and data.startswith(BOM):
         start, data = len(BOM), data[len(BOM) :]
-    return Turn(Outcome.READ, Span(source, start, at.lines + 1, lines, data), checkpoint=checkpoint)
+    span = Span(view.source, start, at.lines + 1, lines, data)
+    return Turn(Outcome.READ, span, checkpoint=checkpoint, bytes_read=read)
 
 
-def _skip_hole(fd: int, source: Source, at: Checkpoint, hole: int) -> Turn:
-    """Skip NULs before a line. A sparse hole is jumped over in one step, so a hole of 1 GiB costs no reading."""
-    try:
-        end = min(os.lseek(fd, at.offset + hole, os.SEEK_DATA), source.size)
-    except OSError:  # ENXIO: nothing but the hole to the end; EINVAL: the file system cannot say
-        end = at.offset + hole
-    end = max(end, at.offset + hole)
-    skip = Skip(source, at.offset, 0, end - at.offset, "", b"")
+def _skip_hole(view: _View) -> Turn:
+    """Skip believed NULs before a line. A sparse hole is jumped over in one step, so one of 1 GiB costs no reading."""
+    source, at = view.source, view.at
+    data = view.buffer[at.offset - view.base :]
+    end = view.end - len(data.lstrip(b"\0"))
+    until = min(source.nul_until, source.size)
+    if end == view.end < until:
+        try:
+            end = max(end, os.lseek(view.fd, end, os.SEEK_DATA))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but the hole to the end
+                end = until
+            elif error.errno != errno.EINVAL:  # EINVAL: the file system cannot say, so the NULs are read
+                raise
+    end = min(end, until)
     source.held_bytes = 0
-    return Turn(Outcome.READ, skip=skip, checkpoint=_checkpoint(fd, at, b"", end, 0), more=end < source.size)
+    return Turn(
+        Outcome.READ, hole_bytes=end - at.offset, checkpoint=view.checkpoint(end, 0), more=end < source.size,
+        bytes_read=len(data),
+    )  # fmt: skip
 
 
-def _through_long_line(fd: int, source: Source, at: Checkpoint, limits: Limits) -> Turn:
-    long_line = source.long_line
-    assert long_line is not None
-    data = os.pread(fd, min(limits.turn_bytes, source.size - long_line.position), long_line.position)
-    newline = data.find(b"\n")
-    if newline < 0:
-        long_line.position += len(data)
-        source.held_bytes = source.size - at.offset if long_line.position >= source.size else 0
-        return Turn(Outcome.READ if data else Outcome.IDLE, more=long_line.position < source.size, bytes_read=len(data))
-    end = long_line.position + newline + 1
-    source.long_line, source.held_bytes = None, 0
-    length = end - 1 - at.offset
-    skip = Skip(source, at.offset, at.lines + 1, length, "line_too_long", long_line.sample)
-    checkpoint = _checkpoint(fd, at, b"", end, 1)
-    return Turn(Outcome.READ, skip=skip, checkpoint=checkpoint, more=end < source.size, bytes_read=len(data))
-
-
-def _checkpoint(fd: int, at: Checkpoint, data: bytes, offset: int, lines: int) -> Checkpoint:
-    head, head_bytes = at.head, at.head_bytes
-    if head_bytes < HEAD_BYTES and head_bytes < offset:
-        beginning = data[:HEAD_BYTES] if at.offset == 0 and data else os.pread(fd, min(HEAD_BYTES, offset), 0)
-        head, head_bytes = fingerprint(beginning), len(beginning)
-    guard = data[-GUARD_BYTES:]
-    if len(guard) < min(GUARD_BYTES, offset):
-        guard = os.pread(fd, min(GUARD_BYTES, offset), offset - min(GUARD_BYTES, offset))
-    return Checkpoint(offset, at.lines + lines, head, head_bytes, fingerprint(guard), len(guard))
+def _through_long_line(view: _View, line: LongLine, limits: Limits) -> Turn:
+    """Go on looking for the end of a line over the limit."""
+    source, at = view.source, view.at
+    base = line.position - len(line.before)
+    size = min(limits.turn_bytes, max(0, source.size - line.position))
+    view.base, view.buffer = base, os.pread(view.fd, len(line.before) + size, base)
+    if not view.buffer.startswith(line.before):  # what we walked over was written anew, so begin again
+        source.long_line = None
+        return Turn(Outcome.READ, more=True)
+    lead = len(line.before)
+    nul = view.buffer.find(b"\0", max(lead, source.nul_until - base))
+    until = len(view.buffer) if nul < 0 else nul
+    newline = view.buffer.find(b"\n", lead, until)
+    if newline >= 0:
+        source.long_line, source.held_bytes = None, 0
+        end = base + newline + 1
+        skip = Skip(source, at.offset, at.lines + 1, end - 1 - at.offset, "line_too_long", line.sample)
+        return Turn(
+            Outcome.READ, skip=skip, checkpoint=view.checkpoint(end, 1), more=end < source.size,
+            bytes_read=newline + 1 - lead,
+        )  # fmt: skip
+    line.position, line.before = base + until, view.buffer[max(0, until - GUARD_BYTES) : until]
+    turn = Turn(Outcome.READ if until > lead else Outcome.IDLE, fragment=line.sample, bytes_read=until - lead)
+    if nul >= 0:
+        turn.outcome, turn.nul_at = Outcome.NUL, base + nul
+    else:
+        turn.more = until > lead and line.position < source.size
+    source.held_bytes = 0 if turn.more else source.size - at.offset
+    return turn

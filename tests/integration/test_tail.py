@@ -1,0 +1,505 @@
+"""Which file is which: renames, replacements, truncations, deletions, restarts. On real files; only the clocks are ours."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from piper.spool.identity import Source
+from piper.spool.tail import Batch
+from tests.support.spool import SLICE_BYTES, Spool, lines_of, numbered, texts
+
+A, B = "host/user/a.jsonl", "host/user/b.jsonl"
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "raw")
+
+
+def half_read(spool: Spool, name: str = A) -> None:
+    """A file of which lines 0 to 9 are committed and 10 to 19 are not read yet."""
+    spool.append(name, numbered(0, 10))
+    spool.pass_through()
+    spool.append(name, numbered(10, 20))
+
+
+# ---- lines ---------------------------------------------------------------------------------------------------------
+
+
+def test_lines_come_with_their_offset_and_number(spool: Spool) -> None:
+    spool.append(A, b'{"n": 0}\n\n{"n": 1}\r\n')
+    spool.pass_through()
+    spool.append(A, b'{"n": 2}\n')
+    spool.pass_through()
+    assert [(line.offset, line.number, line.text) for line in spool.lines] == [
+        (0, 1, b'{"n": 0}'), (9, 2, b""), (10, 3, b'{"n": 1}\r'), (20, 4, b'{"n": 2}'),
+    ]  # fmt: skip
+
+
+def test_a_bom_is_not_part_of_the_first_line(spool: Spool) -> None:
+    spool.append(A, b"\xef\xbb\xbf" + numbered(0, 2))
+    spool.pass_through()
+    assert [(line.offset, line.number, line.text) for line in spool.lines] == [
+        (3, 1, b'{"n": 0}'), (12, 2, b'{"n": 1}'),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_cut_line_is_read_once_it_is_complete(spool: Spool, restart: bool) -> None:
+    spool.append(A, numbered(0, 2) + b'{"n": ')
+    assert spool.pass_through() == texts(0, 2)
+    spool.clock.pass_seconds(30)
+    if restart:
+        spool.restart()
+    spool.append(A, b"2}\n")
+    assert spool.pass_through() == texts(2, 3)
+    assert not spool.skips
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("before", [b"", b'{"n": 0}\n'])
+def test_the_cut_line_of_a_deleted_file_is_handed_on_once(spool: Spool, before: bytes, restart: bool) -> None:
+    spool.append(A, before + b'{"n": 1, "cut')
+    spool.pass_through()
+    if restart:
+        spool.restart()
+    spool.delete(A)
+    spool.append(B, b"\n")
+    spool.believe()
+    spool.restart()
+    spool.believe()
+    assert spool.rejected() == [("truncated_line", len(before), 13, b'{"n": 1, "cut')]
+    assert spool.events["vanished"] == 1
+    assert spool.lost_bytes == 0
+
+
+def test_bytes_that_were_seen_and_deleted_unread_are_counted(spool: Spool) -> None:
+    half_read(spool)
+    unread = len(numbered(10, 20))
+    spool.scan()
+    spool.delete(A)
+    spool.append(B, b"\n")
+    spool.believe()
+    assert spool.texts == [*texts(0, 10), b""]
+    assert spool.lost_bytes == unread
+
+
+def test_an_abandoned_batch_comes_again_exactly(spool: Spool) -> None:
+    """Also where one source had several turns in that batch, the later ones from checkpoints that never came to be."""
+    everything = numbered(0, 20_000)
+    spool.append(A, everything + b'{"cut": ')
+    spool.append(B, numbered(0, 3))
+    spool.scan()
+    batch = Batch()
+    for _ in range(3):
+        spool.tailer.read(batch, 1)
+    turns = [span.start_offset for span in batch.spans if span.source.path == A.encode()]
+    assert len(turns) > 1, "one source, several turns"
+    spool.tailer.abandon(batch)
+    spool.tailer.abandon(spool.gather())
+    spool.ingest()
+    assert [line.text for line in spool.lines if line.path == A] == everything.splitlines()
+    assert [line.text for line in spool.lines if line.path == B] == texts(0, 3)
+    spool.append(A, b"1}\n")
+    assert spool.pass_through() == [b'{"cut": 1}']
+
+
+def test_an_abandoned_truncated_line_comes_again(spool: Spool) -> None:
+    spool.append(A, b"cut")
+    spool.append(B, b"\n")
+    spool.pass_through()
+    spool.delete(A)
+    while not spool.tailer._tracker.ledger.lost:
+        spool.scan()
+        spool.clock.pass_seconds(60)
+    spool.tailer.abandon(spool.gather())
+    spool.ingest()
+    assert spool.rejected() == [("truncated_line", 0, 3, b"cut")]
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["daemon up", "daemon down"])
+@pytest.mark.parametrize("target", ["host/user/a.1.jsonl", "host/other/deep/a.jsonl"])
+@pytest.mark.parametrize("successor", [False, True])
+def test_a_renamed_file_keeps_its_offset(spool: Spool, target: str, restart: bool, successor: bool) -> None:
+    half_read(spool)
+    if restart:
+        spool.restart()
+    spool.rename(A, target)
+    if successor:
+        spool.append(A, numbered(100, 103))
+    came = spool.pass_through()
+    assert sorted(came) == sorted(texts(10, 20) + (texts(100, 103) if successor else []))
+    assert spool.events == {"renamed": 1}
+    assert spool.believe() == []
+    assert spool.lost_bytes == 0
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["daemon up", "daemon down"])
+def test_a_successor_that_is_seen_before_the_renamed_file_costs_nothing(spool: Spool, restart: bool) -> None:
+    half_read(spool)
+    spool.scan()  # its unread bytes are known, and it leaves with them
+    elsewhere = spool.root.parent / "on the way"
+    os.rename(spool.path(A), elsewhere)
+    spool.append(A, numbered(100, 103))
+    assert spool.pass_through() == texts(100, 103)
+    if restart:
+        spool.restart()
+    os.rename(elsewhere, spool.path("host/user/a.1.jsonl"))
+    assert spool.pass_through() == texts(10, 20)
+    assert spool.believe() == []
+    assert spool.lost_bytes == 0
+
+
+@pytest.mark.parametrize("order", [(A, "host/user/a.1.jsonl"), ("host/user/a.1.jsonl", A)])
+def test_hints_report_a_rename_in_either_order(spool: Spool, order: tuple[str, str]) -> None:
+    half_read(spool)
+    spool.rename(A, "host/user/a.1.jsonl")
+    spool.append(A, numbered(100, 103))
+    came = []
+    for name in order:
+        spool.tailer.look(name.encode())
+        came += spool.ingest()
+    assert sorted(came) == sorted(texts(10, 20) + texts(100, 103))
+    assert spool.believe() == []
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_rename_of_a_file_of_which_no_line_was_read_keeps_its_cut_line(spool: Spool, restart: bool) -> None:
+    spool.append(A, b'{"n": ')
+    spool.pass_through()
+    if restart:
+        spool.restart()
+    spool.rename(A, B)
+    spool.append(A, b"\n")
+    spool.believe()
+    spool.append(B, b"1}\n")
+    assert spool.pass_through() == [b'{"n": 1}']
+    assert (spool.skips, spool.lost_bytes) == ([], 0)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_rotated_and_swapped_names_are_told_apart(spool: Spool, restart: bool) -> None:
+    names = [f"host/user/{name}.jsonl" for name in ("log", "log.1", "log.2")]
+    for index, name in enumerate(names):
+        spool.append(name, numbered(index * 100, index * 100 + 10))
+    spool.pass_through()
+    for index, name in enumerate(names):
+        spool.append(name, numbered(index * 100 + 10, index * 100 + 20))
+    if restart:
+        spool.restart()
+    spool.rename(names[2], "host/user/log.3.jsonl")
+    spool.rename(names[1], names[2])
+    spool.rename(names[0], names[1])
+    spool.append(names[0], numbered(900, 910))
+    came = spool.pass_through()
+    assert sorted(came) == sorted(texts(10, 20) + texts(110, 120) + texts(210, 220) + texts(900, 910))
+    os.rename(spool.path(names[0]), spool.path("host/user/x"))
+    spool.rename(names[1], names[0])
+    os.rename(spool.path("host/user/x"), spool.path(names[1]))
+    spool.append(names[0], numbered(20, 22))
+    spool.append(names[1], numbered(910, 912))
+    assert sorted(spool.pass_through()) == sorted(texts(20, 22) + texts(910, 912))
+    assert spool.believe() == []
+
+
+def test_a_hard_link_is_read_once_and_goes_on_under_the_name_that_is_left(spool: Spool) -> None:
+    half_read(spool)
+    os.link(spool.path(A), spool.path(B))
+    assert spool.pass_through() == texts(10, 20)
+    assert len(spool.tailer) == 1
+    spool.delete(A)
+    spool.append(B, numbered(20, 30))
+    assert spool.pass_through() == texts(20, 30)
+    assert spool.believe() == []
+
+
+def test_a_thousand_files_that_begin_alike_are_all_read(spool: Spool) -> None:
+    header = b'{"header": "' + b"x" * 4096 + b'"}\n'
+    for number in range(1000):
+        spool.append(f"host/user{number % 7}/{number}.jsonl", header + b'{"n": %d}\n' % number)
+    came = spool.pass_through()
+    assert sorted(line for line in came if b"header" not in line) == sorted(texts(0, 1000))
+    assert len(came) == 2000
+
+
+def test_names_may_hold_any_bytes(spool: Spool) -> None:
+    names = [b"host/user/\xff\xfe.jsonl", b"h'o\"st/us\ner/a'; DROP TABLE x\n.jsonl", "höst/üser/日本.jsonl".encode()]
+    for name in names:
+        spool.append(name, numbered(0, 2))
+    assert len(spool.pass_through()) == 6
+    spool.restart()
+    for name in names:
+        spool.append(name, numbered(2, 3))
+    assert spool.pass_through() == texts(2, 3) * 3
+    assert r"host/user/\xff\xfe.jsonl" in {line.path for line in spool.lines}
+
+
+# ---- other content under the same name -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_new_file_with_the_same_name_size_and_beginning_is_read_from_its_start(spool: Spool, restart: bool) -> None:
+    header = b'{"header": "' + b"x" * 2000 + b'"}\n'
+    spool.append(A, header + numbered(100, 200))
+    spool.pass_through()
+    old_inode = os.stat(spool.path(A)).st_ino
+    spool.append(B, b"")  # takes whatever inode number is free, where the file system uses them again
+    os.link(spool.path(A), spool.root / "keeps the inode number taken")
+    spool.delete(A)
+    spool.append(A, header + numbered(200, 300))
+    assert os.stat(spool.path(A)).st_ino != old_inode
+    if restart:
+        spool.restart()
+    assert spool.pass_through() == [header[:-1], *texts(200, 300)]
+    assert spool.believe() == []
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("count", [5, 10, 50], ids=["shorter", "same size", "past the offset"])
+def test_the_same_inode_with_other_content_is_read_from_its_start(spool: Spool, restart: bool, count: int) -> None:
+    """Truncated and refilled, or deleted and its inode number used again: both look like this."""
+    header = b'{"same": "first line"}\n'
+    spool.append(A, header + numbered(100, 110))
+    spool.pass_through()
+    spool.rewrite(A, header + numbered(500, 500 + count))
+    os.utime(spool.path(A), ns=(0, 1_700_000_000_000_000_000))
+    came = []
+    for _ in range(5):
+        if restart:
+            spool.restart()
+        came += spool.pass_through()
+        spool.clock.pass_seconds(60)
+    assert came == [header[:-1], *texts(500, 500 + count)]
+    assert spool.believe() == []
+
+
+def test_an_inode_number_that_comes_again_at_another_path_is_another_file(spool: Spool) -> None:
+    spool.append(A, numbered(100, 110))
+    spool.pass_through()
+    spool.rename(A, B)
+    spool.rewrite(B, numbered(200, 250))  # the same inode number at another path, longer
+    assert spool.pass_through() == texts(200, 250)
+    assert spool.believe() == []
+    assert spool.events["vanished"] == 1
+
+
+def test_inode_numbers_that_a_file_system_uses_again_lose_nothing(spool: Spool) -> None:
+    numbers, inodes = itertools.count(100), []
+    for round_number in range(60):
+        name = f"host/user/{round_number % 3}.jsonl"
+        start = next(numbers) * 100
+        spool.append(name, numbered(start, start + 5 + round_number))
+        inodes.append(os.stat(spool.path(name)).st_ino)
+        for _ in range(4):
+            spool.pass_through()
+            spool.clock.pass_seconds(2)
+        assert set(texts(start, start + 5 + round_number)) <= set(spool.texts)
+        spool.delete(name)
+    if len(set(inodes)) == len(inodes):
+        pytest.skip("this file system gives each file a number of its own")
+    assert len(spool.texts) == len(set(spool.texts))
+
+
+def test_a_size_that_is_small_for_a_minute_makes_nothing_come_again(spool: Spool) -> None:
+    content = numbered(0, 100)
+    spool.append(A, content)
+    spool.pass_through()
+    os.truncate(spool.path(A), 50)
+    for _ in range(6):
+        assert spool.pass_through() == []
+        spool.restart()
+        spool.clock.pass_seconds(10)
+    spool.rewrite(A, content + numbered(100, 102))
+    assert spool.believe() == texts(100, 102)
+    assert "truncated" not in spool.events
+
+
+def test_a_truncation_is_believed_by_polling_alone(spool: Spool) -> None:
+    half_read(spool)
+    spool.pass_through()
+    spool.rewrite(A, numbered(500, 503))
+    came = []
+    for _ in range(100):
+        spool.tailer.poll()
+        came += spool.ingest()
+        spool.clock.pass_seconds(1)
+    assert came == texts(500, 503)
+    assert spool.events == {"truncated": 1}
+
+
+def test_a_file_truncated_below_its_offset_counts_what_was_seen_and_is_gone(spool: Spool) -> None:
+    spool.append(A, numbered(10, 20) + b"cut")
+    spool.pass_through()
+    spool.rewrite(A, numbered(50, 52))
+    assert spool.believe() == texts(50, 52)
+    assert spool.rejected() == [("truncated_line", 100, 3, b"cut")]
+
+
+def test_a_refill_between_two_turns_of_one_batch_yields_no_piece_of_a_line(spool: Spool) -> None:
+    spool.append(A, numbered(100_000, 130_000))
+    spool.scan()
+    batch = Batch()
+    spool.tailer.read(batch, 1)
+    assert spool.tailer.ready
+    spool.rewrite(A, b'{"x": 1, "y": 22}\n' * 30_000)
+    while spool.tailer.ready:
+        spool.tailer.read(batch, SLICE_BYTES)
+    assert {len(line.text) for line in lines_of(batch)} == {13}
+    spool.manifest.commit(batch)
+    spool.tailer.applied(batch)
+    came = spool.believe()
+    assert came == [b'{"x": 1, "y": 22}'] * 30_000
+
+
+def test_the_clock_may_step_back_while_a_truncation_waits_to_be_believed(spool: Spool) -> None:
+    half_read(spool)
+    spool.pass_through()
+    spool.rewrite(A, numbered(500, 503))
+    spool.pass_through()
+    spool.clock.utc_now -= 3600
+    assert spool.believe() == texts(500, 503)
+
+
+# ---- absence -------------------------------------------------------------------------------------------------------
+
+
+def test_a_spool_that_is_missing_or_empty_for_minutes_loses_no_state(spool: Spool) -> None:
+    half_read(spool)
+    away = spool.root.with_name("away")
+    os.rename(spool.root, away)
+    for _ in range(10):
+        spool.scan()
+        assert "No such file" in spool.tailer.spool_error
+        spool.root.mkdir()
+        spool.scan()
+        assert "empty" in spool.tailer.spool_error
+        assert spool.ingest() == []
+        spool.root.rmdir()
+        spool.restart()
+        spool.clock.pass_seconds(60)
+    os.rename(away, spool.root)
+    assert spool.pass_through() == texts(10, 20)
+    assert spool.tailer.spool_error == ""
+    assert "vanished" not in spool.events
+    assert spool.lost_bytes == 0
+
+
+def test_an_empty_spool_of_which_nothing_is_known_is_no_error(spool: Spool) -> None:
+    spool.scan()
+    assert spool.tailer.spool_error == ""
+    assert spool.tailer.scanned
+
+
+def test_a_file_that_is_absent_for_hours_goes_on_where_it_was(spool: Spool) -> None:
+    half_read(spool)
+    spool.append(B, b"\n")
+    spool.scan()
+    away = spool.root.parent / "away"
+    os.rename(spool.path(A), away)
+    spool.believe(rounds=10, seconds=600)
+    assert spool.events["vanished"] == 1
+    os.rename(away, spool.path(A))
+    assert spool.pass_through() == texts(10, 20)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_file_that_flickers_while_it_is_read_is_read_later(spool: Spool, restart: bool) -> None:
+    """It is gone between the scan and its turn, and comes back unchanged."""
+    half_read(spool)
+    spool.scan()
+    away = spool.root.parent / "away"
+    os.rename(spool.path(A), away)
+    assert spool.ingest() == []
+    os.rename(away, spool.path(A))
+    if restart:
+        spool.restart()
+    assert spool.pass_through() == texts(10, 20)
+
+
+def test_a_vanished_file_is_forgotten_after_a_month_and_not_before(spool: Spool) -> None:
+    spool.append(A, numbered(0, 5))
+    spool.append(B, b"\n")
+    spool.pass_through()
+    spool.delete(A)
+    spool.believe()
+    spool.clock.pass_seconds(29 * 86400)
+    spool.scan()
+    assert len(spool.tailer) == 2
+    spool.clock.pass_seconds(2 * 86400)
+    spool.scan()
+    assert len(spool.tailer) == 1
+
+
+# ---- one device or two ---------------------------------------------------------------------------------------------
+
+TWO_DEVICES = """
+import os, sys
+from pathlib import Path
+from tests.support.spool import Spool, numbered, texts
+spool = Spool(Path(sys.argv[1]))
+a, b = "one/user/a.jsonl", "two/user/b.jsonl"
+spool.append(a, numbered(0, 10)); spool.append(b, numbered(0, 10))
+one, two = os.stat(spool.path(a)), os.stat(spool.path(b))
+assert one.st_ino == two.st_ino and one.st_dev != two.st_dev, (one, two)
+assert spool.pass_through() == texts(0, 10) * 2
+spool.append(a, numbered(10, 20)); spool.append(b, numbered(20, 30))
+spool.rename(a, "one/user/a.1.jsonl"); spool.rename(b, "two/user/b.1.jsonl")
+assert sorted(spool.pass_through()) == sorted(texts(10, 20) + texts(20, 30))
+assert spool.events == {"renamed": 2}
+assert spool.believe() == []
+"""
+
+
+def test_files_on_two_devices_may_have_one_inode_number(tmp_path: Path) -> None:
+    mounts = " && ".join(
+        f"mkdir -p '{tmp_path}/raw/{name}' && mount -t tmpfs none '{tmp_path}/raw/{name}'" for name in ("one", "two")
+    )
+    unshare = [shutil.which("unshare") or "unshare", "-rm", "sh", "-c"]
+    try:
+        allowed = subprocess.run([*unshare, mounts], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("this test mounts two file systems, which needs user namespaces")
+    run = f"{mounts} && exec '{sys.executable}' -c '{TWO_DEVICES}' '{tmp_path}/raw'"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*unshare, run], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_remount_that_numbers_the_device_anew_changes_nothing(spool: Spool) -> None:
+    half_read(spool)
+    for row in spool.manifest.rows.values():
+        row.device += 1
+    spool.restart()
+    spool.rename(A, B)
+    assert spool.pass_through() == texts(10, 20)
+    assert spool.source(B).device == os.stat(spool.path(B)).st_dev
+
+
+def test_sources_of_one_name_are_told_apart_after_a_restart_whatever_their_order(spool: Spool) -> None:
+    """A new file took the name of a half-read one, and both got their numbers in one commit."""
+    half_read(spool)
+    spool.scan()
+    os.rename(spool.path(A), spool.root.parent / "away")
+    spool.append(A, numbered(100, 103))
+    spool.pass_through()
+    rows: list[Source] = list(spool.manifest.rows.values())
+    spool.manifest.rows = dict(enumerate(reversed(rows), 1))
+    for number, row in spool.manifest.rows.items():
+        row.source_id = number
+    spool.restart()
+    spool.append(A, numbered(103, 106))
+    assert spool.pass_through() == texts(103, 106)
+    os.rename(spool.root.parent / "away", spool.path(B))
+    assert spool.pass_through() == texts(10, 20)
