@@ -1,7 +1,7 @@
 -- description: one slice of lines → one row per line: its typed envelope, or the reason of its rejection
 -- grain: line
 -- inputs: lines(line_index BIGINT, line VARCHAR, suspicious BOOLEAN, source_file VARCHAR, source_offset BIGINT,
---         source_line BIGINT), valid UTF-8 only; $received_at TIMESTAMP: the clock of this batch, UTC
+--         source_line BIGINT), valid UTF-8 only; registry(event_type, event_group, dataset); $received_at TIMESTAMP: the clock of this batch, UTC
 -- output: verdict NULL = accepted, 'blank:' = no event and no rejection, else 'reason:field'. occurred_at_utc is UTC,
 --         microseconds (what is finer is cut off). shape: events with equal type, status, keys and null fields share it,
 --         so that the registry is checked once a shape (shapes.sql) and not once an event.
@@ -139,7 +139,6 @@ accepted AS (
         CAST(e.payload AS VARCHAR) AS payload,
         CAST(e.metrics AS VARCHAR) AS metrics,
         e.duration_ms AS event_duration_ms,
-        event_type IN ({{known_types}}) AS is_known_type,
         CASE
             WHEN verdict IS NULL
             THEN hash(
@@ -151,4 +150,9 @@ accepted AS (
     FROM reasons
 )
 
-SELECT * FROM accepted
+SELECT
+    accepted.*,
+    registry.event_type IS NOT NULL AS is_known_type,
+    coalesce(dataset, '') AS dataset,
+    coalesce(event_group, 'other') AS event_group
+FROM accepted LEFT JOIN registry ON accepted.event_type = registry.event_type

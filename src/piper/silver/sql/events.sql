@@ -1,6 +1,6 @@
 -- description: every accepted event
 -- grain: event_id
--- inputs: fresh
+-- inputs: fresh, shapes
 -- notes: a top-level duration_ms is kept among the metrics when it is the one that counts, so that payload and metrics
 --        alone give every column of the other datasets
 WITH durations AS (
@@ -17,7 +17,7 @@ WITH durations AS (
                 CAST(to_json(event_duration_ms) AS VARCHAR)
             )
         END AS duration_text
-    FROM fresh
+    FROM fresh LEFT JOIN shapes USING (shape)
 )
 
 SELECT
