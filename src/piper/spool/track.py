@@ -222,28 +222,17 @@ class Tracker:
         if self.sources.is_second_name(path, status):
             return
         source = Source(path, status.st_dev, status.st_ino)
-        replaced = self.sources.add(source)
-        if replaced is not None:
+        if self.sources.add(source):
             self.ledger.observed.event("replaced", path)
-            self._set_aside(replaced)
         self.ledger.observed.discovered += 1
         self._observe(source, status)
 
     def _move(self, source: Source, path: bytes, status: os.stat_result) -> None:
         if source.path != path:
             self.ledger.observed.event("renamed", path, display_path(source.path))
-        in_the_way = self.sources.rename(source, path)
-        if in_the_way is not None:
-            self._set_aside(in_the_way)
-        source.mtime_ns = -1  # it may have been set aside with bytes unread
+        self.sources.rename(source, path)
         self.ledger.touched.add(source)
         self._observe(source, status)
-
-    def _set_aside(self, source: Source) -> None:
-        """Another file took its name; it may turn up under a new one."""
-        self._hot.pop(source, None)
-        self.ready.pop(source, None)
-        self.ledger.touched.add(source)
 
     def _observe(self, source: Source, status: os.stat_result) -> None:
         """A look that found the same inode under the same name."""
