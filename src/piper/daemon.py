@@ -1,8 +1,8 @@
 """piperd: the stages of `Writer` in one loop, gold in another, and what an operator and Prometheus need around them.
 
-Order of shutdown, on SIGTERM or SIGINT: stop looking for news, commit and publish what is ready, refresh gold if that is
-quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for nothing uncommitted is lost.
-A second signal ends the process at once.
+Order of shutdown, on SIGTERM or SIGINT: look for news once more, commit and publish what can be read in DRAIN_SECONDS,
+refresh gold if that is quick, close. It is bounded by STOP_SECONDS: whatever hangs then (a dead mount) is left, for
+nothing uncommitted is lost. A second signal ends the process at once.
 
 A commit that fails leaves open what became durable, so the data root is closed and opened anew, with backoff, until it
 works: metrics and health answer all the while, `/readyz` says why. Only errors that no waiting heals end the process.
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import duckdb
 import structlog
@@ -49,7 +50,8 @@ SCAN_SECONDS_MAX = 60.0
 SCAN_SHARE = 0.01
 """Full scans may take this share of one core: small spools are scanned every poll, 100,000 files once a minute."""
 RESCAN_SECONDS = 1.0
-"""Soonest repetition of a scan that a file event asked for (a new directory)."""
+RESCAN_SHARE = 0.1
+"""A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -97,9 +99,11 @@ class Daemon:
         self._jobs: deque[Callable[[Writer], None]] = deque()
         self._hints: set[bytes] = set()
         self._rescan = False
+        self._spool_error: str | None = None
         self._wake = anyio.Event()
         self._stopping = anyio.Event()
-        self._next_scan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
+        self._next_scan = self._next_rescan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
+        self._scan_seconds = 0.0
 
     async def main(self) -> int:
         """Start, run until a signal, stop in order."""
@@ -168,8 +172,12 @@ class Daemon:
             self._keep_house(writer)
         if writer.tailer.ready or self._jobs:
             return 0.0
-        due = min(self._next_scan, self._next_poll, self._next_publish if writer.has_news else float("inf"))
-        return max(0.001, due - time.monotonic())
+        due = [self._next_scan, self._next_poll]
+        if self._rescan:
+            due.append(self._next_rescan)
+        if writer.has_news:
+            due.append(self._next_publish)
+        return max(0.001, min(due) - time.monotonic())
 
     def _look(self, writer: Writer) -> None:
         """Find out what is new: by hints at once, by polling what is hot, by scanning everything."""
@@ -177,12 +185,13 @@ class Daemon:
         hints, self._hints = self._hints, set()
         for path in hints:
             writer.tailer.look(path)
-        if now >= self._next_scan or (self._rescan and now >= self._next_scan - SCAN_SECONDS_MAX + RESCAN_SECONDS):
+        if now >= self._next_scan or (self._rescan and now >= self._next_rescan):
             self._rescan = False
             writer.scan()
-            seconds = time.monotonic() - now
+            self._scan_seconds = seconds = time.monotonic() - now
             pause = min(SCAN_SECONDS_MAX, max(self.settings.watch.poll_seconds, seconds / SCAN_SHARE))
-            self._next_scan = self._next_poll = now + pause
+            self._next_scan = now + pause
+            self._next_rescan = now + max(RESCAN_SECONDS, seconds / RESCAN_SHARE)
             self._next_poll = now + self.settings.watch.poll_seconds
             self._judge_spool(writer)
         elif now >= self._next_poll:
@@ -191,6 +200,9 @@ class Daemon:
 
     def _judge_spool(self, writer: Writer) -> None:
         error = writer.tailer.spool_error
+        if error != self._spool_error:
+            self._spool_error = error
+            _log.warning("spool_unreachable", error=error) if error else _log.info("spool_reached")
         if error:
             self.health.set_not_ready("spool", error)
             return
@@ -198,7 +210,7 @@ class Daemon:
         self.health.set_ready("first_scan")
 
     def _publish(self, writer: Writer) -> None:
-        """Export quarantine and swap in the tail when due. A full or lost warehouse disk stops neither ingest nor us."""
+        """Export quarantine and swap in the tail when due. A full or lost warehouse disk does not stop ingest."""
         if time.monotonic() < self._next_publish:
             return
         try:
@@ -279,11 +291,17 @@ class Daemon:
             return
         deadline = time.monotonic() + DRAIN_SECONDS
         writer.tailer.poll()
-        while writer.tailer.ready and time.monotonic() < deadline:
-            writer.ingest()
+        self._drain_ready(writer, deadline)
+        if time.monotonic() + self._scan_seconds < deadline:  # files that nobody has reported yet
+            writer.scan()
+            self._drain_ready(writer, deadline)
         writer.ingest()
         writer.export_quarantine()
         writer.publish()
+
+    def _drain_ready(self, writer: Writer, deadline: float) -> None:
+        while writer.tailer.ready and time.monotonic() < deadline:
+            writer.ingest()
 
     async def _last_gold(self) -> None:
         writer, cursor = self._writer, self._gold_cursor
@@ -313,7 +331,7 @@ class Daemon:
                 threading.Thread(target=_end_late, daemon=True).start()
 
     async def _watch_spool(self) -> None:
-        async for paths, other in changed_paths(self.settings.paths.raw_root):
+        async for paths, other in changed_paths(self.settings.paths.raw_root, self._stopping):
             self._hints.update(paths)
             self._rescan |= other
             self._wake.set()
@@ -331,7 +349,14 @@ class Daemon:
         if writer is None or cursor is None:
             return False
         try:
-            return await anyio.to_thread.run_sync(lambda: writer.refresh_gold(cursor, rebuild=rebuild, models=models))
+            return await anyio.to_thread.run_sync(
+                lambda: writer.refresh_gold(
+                    cursor,
+                    rebuild=rebuild,
+                    models=models,
+                    publish_tail=lambda: anyio.from_thread.run(self._in_thread, writer.publish),
+                )
+            )
         except duckdb.InterruptException:
             return False
         except (
@@ -365,13 +390,14 @@ class Daemon:
         model = args.get("model")
         if model is not None and model not in known:
             raise PiperError(f"no gold model is called {model!r}", hint=f"Models: {', '.join(known)}")
-        await progress({"step": "gold"})
         async with self._gold_lock:
+            await progress({"step": "gold"})
             written = await self._refresh_gold(rebuild=True, models=[model] if model else None)
-        if not written:
-            raise PiperError("gold could not be rebuilt", hint="The daemon's log says why (`gold_refresh_failed`).")
-        await progress({"step": "catalog"})
-        await self._as_job(lambda writer: writer.prepare_warehouse(force_catalog=True))
+            writer = self._writer
+            if not written or writer is None:
+                raise PiperError("gold could not be rebuilt", hint="The daemon's log says why.")
+            await progress({"step": "catalog"})
+            await anyio.to_thread.run_sync(writer.rewrite_catalog)
         return {"models": [model] if model else known, "catalog": str(self.layout.catalog)}
 
     async def _as_job(self, action: Callable[[Writer], T]) -> T:

@@ -1,7 +1,7 @@
 """Errors that a user or an operator can act on.
 
 Every message says what is wrong, with its context, and what to do next; the command line prints that and exits with the
-error's code, never a traceback. Bad *data* is not here: it is a value (`events.quarantine.Rejection`), not an exception.
+error's code, never a traceback. Bad *data* is not here: it is a value (`events.quarantine.Rejection`), no exception.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ManifestDamagedError(PiperError):
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(
             f"the ingest manifest {path} is damaged: {detail}",
-            hint="Run `piper rebuild`: it sets the damaged file aside and makes a new manifest from silver and the raw spool.",
+            hint="Run `piper rebuild`: it sets the damaged file aside and makes a new one from silver and the raw spool.",
         )
 
 

@@ -68,10 +68,10 @@ def ensure_writable(directory: Path, what: str) -> None:
     except OSError as error:
         raise DataRootError(
             f"{what} {directory} cannot be written: {error.strerror or error}",
-            hint="Check the mount, the free space and the permissions of that directory, or point paths.data_root elsewhere.",
+            hint="Check mount, free space and permissions of that directory, or point paths.data_root elsewhere.",
         ) from error
 
 
-def sql_literal(path: Path) -> str:
+def sql_literal(path: Path | str) -> str:
     """`path` for use between single quotes in SQL."""
     return str(path).replace("'", "''")

@@ -29,7 +29,7 @@ from piper.silver.commit import Committed, commit
 from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.relations import SilverRelations
-from piper.silver.store import Store
+from piper.silver.store import Store, explain
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -98,6 +98,7 @@ class Writer:
         self._tail_rows = store.tail_rows()
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
+        self._gold_is_published = True
 
     @classmethod
     def open(cls, settings: Settings, metrics: Metrics, *, command: str, clock: Clock | None = None) -> Writer:
@@ -106,8 +107,11 @@ class Writer:
         try:
             writer = cls(settings, store, metrics, clock or Clock())
             writer.prepare_warehouse()
-        except BaseException:
+        except BaseException as error:
             store.close()
+            problem = explain(error, store.layout) if isinstance(error, (duckdb.Error, OSError)) else None
+            if problem is not None:
+                raise problem from error
             raise
         return writer
 
@@ -179,14 +183,21 @@ class Writer:
         return export_rejections(self.store)
 
     def refresh_gold(
-        self, con: duckdb.DuckDBPyConnection, *, rebuild: bool = False, models: list[str] | None = None
+        self,
+        con: duckdb.DuckDBPyConnection,
+        *,
+        rebuild: bool = False,
+        models: list[str] | None = None,
+        publish_tail: Callable[[], object] | None = None,
     ) -> bool:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
-        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged, the
-        others are published.
+        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
+        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first,
+        by `publish_tail` or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
+        was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
             self.relations,
@@ -195,10 +206,14 @@ class Writer:
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
             ),
         )
-        if not report.models:
+        self._gold_is_published = was_published and not report.models
+        if self._gold_is_published:
             return False
+        if self._published_seq < self.store.progress(con).commit_seq:
+            (publish_tail or self.publish)()
         publish_gold(con, self.store.layout)
-        return True
+        self._gold_is_published = True
+        return bool(report.models)
 
     def storage_bytes(self) -> dict[str, int]:
         """Bytes on disk by kind, from the manifest and a few `stat` calls, never from walking the tree."""
@@ -224,8 +239,12 @@ class Writer:
         write_empty_chunks(self.store.con, layout)
         self.publish()
         publish_gold(self.store.con, layout)
+        self.rewrite_catalog(force=force_catalog)
+
+    def rewrite_catalog(self, *, force: bool = True) -> bool:
+        """Write the catalog's views; without `force` only where they are missing or of another version. Any thread."""
         columns = {model.name: [column.name for column in model.columns] for model in load_models()}
-        write_catalog(layout, columns, force=force_catalog)
+        return write_catalog(self.store.layout, columns, force=force)
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -261,7 +280,8 @@ class Writer:
         """The next slice, split into lines, and the seconds it took."""
         started = time.perf_counter()
         while True:
-            spans = self.tailer.read(batch, SLICE_BYTES)
+            room = max(1, self.settings.ingest.batch_bytes_max - batch.bytes)
+            spans = self.tailer.read(batch, min(SLICE_BYTES, room))
             batch.spans.clear()  # parsed slice by slice: a batch must not keep all its bytes in memory
             if spans or self._is_full(batch):
                 return (split(spans) if spans else None), time.perf_counter() - started

@@ -53,9 +53,7 @@ def holding(path: Path) -> Iterator[None]:
             process.communicate("\n")
 
 
-def open_store(
-    con: duckdb.DuckDBPyConnection, path: Path, models: Sequence[GoldModel] | None = None
-) -> GoldStore:
+def open_store(con: duckdb.DuckDBPyConnection, path: Path, models: Sequence[GoldModel] | None = None) -> GoldStore:
     return GoldStore.open(con, path, models=models, clock=lambda: NOW)
 
 
@@ -75,9 +73,7 @@ def event(event_id: str, day: str, event_type: str = "file.open", **more: Any) -
 
 def scan(event_id: str, day: str, size: int) -> dict[str, Any]:
     payload = {"category": "cache", "path": "/r"}
-    return event(
-        event_id, day, "storage.scan.bucket", status="info", payload=payload, metrics={"size_bytes": size}
-    )
+    return event(event_id, day, "storage.scan.bucket", status="info", payload=payload, metrics={"size_bytes": size})
 
 
 def rows(con: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
@@ -106,9 +102,11 @@ def test_a_refresh_recomputes_only_the_dates_that_changed(con: duckdb.DuckDBPyCo
     assert report.dates == [date(2026, 3, 3), date(2026, 3, 4)]
     assert report.through_seq == source.seq
     assert report.models[TOOLS].rows == 2
-    assert rows(
-        con, f"SELECT event_date, total_invocations, active_users FROM gold.main.{TOOLS} ORDER BY ALL"
-    ) == [(date(2026, 3, 2), 1, -1), (date(2026, 3, 3), 2, 1), (date(2026, 3, 4), 1, 1)]
+    assert rows(con, f"SELECT event_date, total_invocations, active_users FROM gold.main.{TOOLS} ORDER BY ALL") == [
+        (date(2026, 3, 2), 1, -1),
+        (date(2026, 3, 3), 2, 1),
+        (date(2026, 3, 4), 1, 1),
+    ]
 
 
 def test_a_date_that_lost_its_last_event_loses_its_row(con: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -194,9 +192,7 @@ def test_a_failing_model_keeps_its_rows_and_does_not_stop_the_others(
     source.commit([event("a", "2026-03-02")])
     open_store(con, path).refresh(con, source)
     tools = next(model for model in load_models() if model.name == TOOLS)
-    failing = open_store(
-        con, path, changed(TOOLS, f"SELECT * FROM ({tools.sql}) WHERE error('no luck') IS NULL")
-    )
+    failing = open_store(con, path, changed(TOOLS, f"SELECT * FROM ({tools.sql}) WHERE error('no luck') IS NULL"))
     source.commit([event("b", "2026-03-03")])
     outcomes: list[ModelOutcome] = []
 
@@ -339,9 +335,7 @@ def test_a_damaged_file_is_set_aside_and_gold_rebuilt(
     assert [file.name for file in path.parent.glob("*.damaged-1*")]
 
 
-def test_a_path_that_cannot_be_a_database_is_an_error_with_a_hint(
-    con: duckdb.DuckDBPyConnection, path: Path
-) -> None:
+def test_a_path_that_cannot_be_a_database_is_an_error_with_a_hint(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(DataRootError, match=r"gold\.duckdb cannot be opened") as refusal:
         open_store(con, path)

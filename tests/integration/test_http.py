@@ -76,22 +76,16 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
-def test_a_scrape_gives_the_present_numbers_in_the_text_format(
-    server: MetricsServer, metrics: Metrics
-) -> None:
+def test_a_scrape_gives_the_present_numbers_in_the_text_format(server: MetricsServer, metrics: Metrics) -> None:
     metrics.lines_quarantined("invalid_json", 4)
     status, headers, body = get(server, "/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=")
-    samples = {
-        (s.name, s.labels.get("reason")): s.value for f in parse_text(body.decode()) for s in f.samples
-    }
+    samples = {(s.name, s.labels.get("reason")): s.value for f in parse_text(body.decode()) for s in f.samples}
     assert samples["piper_lines_quarantined_total", "invalid_json"] == 4
 
 
-def test_a_scrape_gives_openmetrics_and_gzip_to_those_who_ask(
-    server: MetricsServer, metrics: Metrics
-) -> None:
+def test_a_scrape_gives_openmetrics_and_gzip_to_those_who_ask(server: MetricsServer, metrics: Metrics) -> None:
     metrics.ingest_lag([0.1, 3.0])
     status, headers, body = get(
         server, "/metrics", Accept="application/openmetrics-text; version=1.0.0", Accept_Encoding="gzip"
@@ -196,9 +190,7 @@ def test_nonsense_instead_of_a_request_is_refused_without_noise(
 
 
 def test_silent_clients_are_cut_off_and_make_room(metrics: Metrics, health: Health) -> None:
-    with MetricsServer(
-        "127.0.0.1", 0, metrics.registry, health, connections_max=2, timeout_seconds=0.2
-    ) as server:
+    with MetricsServer("127.0.0.1", 0, metrics.registry, health, connections_max=2, timeout_seconds=0.2) as server:
         with connect(server) as first, connect(server) as second:
             assert read_all(first) == b""
             assert read_all(second) == b""
@@ -254,9 +246,7 @@ def test_stop_ends_open_connections_and_frees_the_port(metrics: Metrics, health:
         assert get(again, "/")[0] == 200
 
 
-def test_a_port_in_use_is_named_with_what_to_do(
-    server: MetricsServer, metrics: Metrics, health: Health
-) -> None:
+def test_a_port_in_use_is_named_with_what_to_do(server: MetricsServer, metrics: Metrics, health: Health) -> None:
     second = MetricsServer("127.0.0.1", server.port, metrics.registry, health)
     with pytest.raises(PortInUseError) as caught:
         second.start()
@@ -266,9 +256,7 @@ def test_a_port_in_use_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize("host", ["host.invalid", "192.0.2.1"])
-def test_a_host_that_is_not_this_machine_is_an_error_that_says_so(
-    host: str, metrics: Metrics, health: Health
-) -> None:
+def test_a_host_that_is_not_this_machine_is_an_error_that_says_so(host: str, metrics: Metrics, health: Health) -> None:
     with pytest.raises(PiperError) as caught:
         MetricsServer(host, 0, metrics.registry, health).start()
     assert host in caught.value.message

@@ -86,9 +86,7 @@ def tables(con: duckdb.DuckDBPyConnection) -> dict[str, list[gold_reference.Row]
     return {model.name: table(con, model) for model in load_models()}
 
 
-def assert_equal(
-    left: dict[str, list[gold_reference.Row]], right: dict[str, list[gold_reference.Row]]
-) -> None:
+def assert_equal(left: dict[str, list[gold_reference.Row]], right: dict[str, list[gold_reference.Row]]) -> None:
     assert left.keys() == right.keys()
     for name, rows in left.items():
         assert gold_reference.rows_agree(rows, right[name]), f"{name}: {rows}\n!=\n{right[name]}"

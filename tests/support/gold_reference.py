@@ -4,12 +4,16 @@
 the contract leaves open, made here once:
 - A name is *present* when its value is not null; the first present name decides, castable or not.
 - An integer column takes integers, numbers without a fraction, and strings of either; a number column takes
-  finite numbers and such strings. Booleans are no numbers. What does not fit 64 bits is NULL.
-- A required field of the registry counts as there under any of the names that its column may have.
+  finite numbers and such strings. A string counts when it spells a number as JSON does (leading zeros allowed):
+  no white space, no plus sign, no nan. Booleans are no numbers. What does not fit 64 bits is NULL. A string
+  without an exponent is read exactly, every other number as the nearest double.
+- A value that is no text, in a text column, is its JSON text.
+- A required field of the registry counts as there under any of the names that its column may have; null does not.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import defaultdict
@@ -196,8 +200,9 @@ def lookup(event: Event, names: str) -> Any:
 def integer(event: Event, names: str) -> int | None:
     """Give the value as a 64-bit integer, None when it is none."""
     value = lookup(event, names)
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
-        value = int(value)
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
+        whole, _, fraction = value.partition(".")
+        value = None if fraction.strip("0") else int(whole)
     if not isinstance(value, int):
         numeric = _number(value)
         value = int(numeric) if numeric is not None and numeric.is_integer() else None
@@ -212,7 +217,9 @@ def number(event: Event, names: str) -> float | None:
 def text(event: Event, names: str) -> str | None:
     """Give the value as text, None when it is not there."""
     value = lookup(event, names)
-    return None if value is None else str(value)
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def breaks_registry(event: Event) -> bool:
@@ -228,6 +235,8 @@ def breaks_registry(event: Event) -> bool:
 
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
         return None
     try:
         result = float(value)
@@ -256,16 +265,14 @@ def _by_dataset(events: Iterable[Event]) -> dict[str, list[Event]]:
     }
     for event in events:
         kind = event_type_of(event)
-        if re.fullmatch(r"publish\..+\.usd", kind):
+        if kind.startswith("publish.") and kind in REGISTRY:
             datasets["publish"].append(event)
         elif kind in names:
             datasets[names[kind]].append(event)
     return datasets
 
 
-def _grouped(
-    events: Iterable[Event], key: Callable[[Event], tuple[Any, ...]]
-) -> dict[tuple[Any, ...], list[Event]]:
+def _grouped(events: Iterable[Event], key: Callable[[Event], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[Event]]:
     groups: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
     for event in events:
         groups[key(event)].append(event)
@@ -357,16 +364,14 @@ def _tool_reliability(events: Iterable[Event]) -> list[Row]:
 
 def _render_health(events: Iterable[Event]) -> list[Row]:
     rows = []
-    for key, group in _grouped(
-        events, lambda e: (_day(e), text(e, "scope.show"), text(e, "scope.sequence"))
-    ).items():
+    for key, group in _grouped(events, lambda e: (_day(e), text(e, "scope.show"), text(e, "scope.sequence"))).items():
         frames = [integer(event, "payload.total_frames payload.frame_count") for event in group]
         failed = [integer(event, "payload.failed_frames") for event in group]
         times = [number(event, "payload.avg_render_time_s metrics.avg_render_time_s") for event in group]
         weighted = [(n, s) for n, s in zip(frames, times, strict=True) if n is not None and s is not None]
         weight = sum(n for n, _ in weighted)
-        slow = _known(integer(event, "payload.frame_time_p90_ms") for event in group)
-        waits = _known(integer(event, "payload.queue_wait_ms") for event in group)
+        slow = _known(number(event, "payload.frame_time_p90_ms metrics.frame_time_p90_ms") for event in group)
+        waits = _known(integer(event, "payload.queue_wait_ms metrics.queue_wait_ms") for event in group)
         rendered = sum(_known(frames))
         rows.append(
             {
@@ -374,14 +379,10 @@ def _render_health(events: Iterable[Event]) -> list[Row]:
                 **_counts("total_jobs", group),
                 "total_frames": _total(frames),
                 "total_failed_frames": _total(failed),
-                "frame_success_rate_pct": _rate(rendered - sum(_known(failed)), rendered)
-                if _known(failed)
-                else None,
+                "frame_success_rate_pct": _rate(rendered - sum(_known(failed)), rendered) if _known(failed) else None,
                 "avg_render_time_s": math.fsum(n * s for n, s in weighted) / weight if weight else None,
                 "p90_frame_time_s": _scaled(quantile(slow, 0.9)),
-                "total_cpu_hours": _total(
-                    number(e, "payload.total_cpu_hours metrics.total_cpu_hours") for e in group
-                ),
+                "total_cpu_hours": _total(number(e, "payload.total_cpu_hours metrics.total_cpu_hours") for e in group),
                 "peak_memory_gb": _largest(number(event, ALIASES["memory_peak_gb"]) for event in group),
                 "avg_queue_wait_s": _scaled(_mean(waits)),
                 "total_retries": _total(integer(event, "payload.retry_count_total") for event in group),
@@ -434,8 +435,7 @@ def _storage_growth(events: Iterable[Event]) -> list[Row]:
     scans = [event for event in events if event["status"] in ("success", "info")]
     groups = _grouped(scans, key)
     latest = {
-        group_key: max(group, key=lambda e: (occurred_at(e), str(e["event_id"])))
-        for group_key, group in groups.items()
+        group_key: max(group, key=lambda e: (occurred_at(e), str(e["event_id"]))) for group_key, group in groups.items()
     }
     rows = []
     for (week, *bucket), group in groups.items():

@@ -47,9 +47,7 @@ class TableSource:
         given.
         """
         self.seq += 1
-        known = {
-            row[0] for row in self.con.execute("SELECT event_id FROM memory.main.silver_events").fetchall()
-        }
+        known = {row[0] for row in self.con.execute("SELECT event_id FROM memory.main.silver_events").fetchall()}
         for day in quarantined:
             self._count(day, quarantined=1)
         for event in events:
@@ -83,8 +81,7 @@ class TableSource:
 
     def _count(self, day: date, *, quarantined: int = 0, duplicates: int = 0) -> None:
         old = self.con.execute(
-            "DELETE FROM memory.main.ingest_counts WHERE event_date = ? "
-            "RETURNING quarantined_lines, duplicate_events",
+            "DELETE FROM memory.main.ingest_counts WHERE event_date = ? RETURNING quarantined_lines, duplicate_events",
             [day],
         ).fetchone() or (0, 0)
         counts = {"quarantined_lines": old[0] + quarantined, "duplicate_events": old[1] + duplicates}
@@ -107,7 +104,7 @@ def silver_rows(event: raw.Event, ingested_after: timedelta = timedelta(seconds=
     }
     who = {"hostname": raw.host_of(event), "username": raw.user_of(event)}
     rows = {"silver_events": {**common, **_envelope(event, kind, occurred + ingested_after)}}
-    if kind.startswith("publish.") and kind.endswith(".usd") and kind != "publish.usd":
+    if kind.startswith("publish.") and kind in raw.REGISTRY:
         rows["silver_publish_usd"] = {**common, **who, "event_type": kind, **_scope(event), **_output(event)}
     elif kind in raw.TOOL_TYPES:
         rows["silver_tool_events"] = {**common, **who, "event_type": kind, **_scope(event), **_output(event)}
@@ -149,7 +146,10 @@ def _integers(event: raw.Event, names: str) -> Row:
 
 def _render(event: raw.Event) -> Row:
     return {
-        **_integers(event, "failed_frames frame_time_p50_ms frame_time_p90_ms queue_wait_ms"),
+        **_integers(event, "failed_frames"),
+        "queue_wait_ms": raw.integer(event, "payload.queue_wait_ms metrics.queue_wait_ms"),
+        "frame_time_p50_ms": raw.number(event, "payload.frame_time_p50_ms metrics.frame_time_p50_ms"),
+        "frame_time_p90_ms": raw.number(event, "payload.frame_time_p90_ms metrics.frame_time_p90_ms"),
         "frame_count": raw.integer(event, raw.ALIASES["total_frames"]),
         "retry_count": raw.integer(event, "payload.retry_count_total"),
         "avg_render_time_s": raw.number(event, "payload.avg_render_time_s metrics.avg_render_time_s"),

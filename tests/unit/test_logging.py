@@ -94,9 +94,7 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     assert [line["event"] for line in lines_of(capsys.readouterr().err)] == ["yes", "yes"]
 
 
-def test_the_standard_library_and_warnings_go_the_same_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_standard_library_and_warnings_go_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_log = RunLog(tmp_path, "piperd", Clock())
     configure_logging("info", "json", run_log)
     logging.getLogger("asyncio").warning("slow callback: %s", "x")
@@ -139,9 +137,7 @@ class Hostile:
         raise ValueError("no")
 
 
-def test_no_value_can_break_a_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_value_can_break_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     circle: list[object] = []
     circle.append(circle)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own handler breaks on such values
@@ -192,9 +188,7 @@ def test_a_closed_stderr_stops_nothing(tmp_path: Path) -> None:
         "get_logger('x').info('still here')\n"
         "print('done')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, check=True, timeout=60)
     assert done.stdout == b"done\n"
     (file,) = (tmp_path / "run_logs").glob("*/ingest-*.jsonl")
     assert [line["event"] for line in logged(file)] == ["still here"]
@@ -345,8 +339,6 @@ def test_the_end_of_the_process_writes_what_is_queued(tmp_path: Path) -> None:
         "configure_logging('info', 'json', RunLog(pathlib.Path(sys.argv[1]), 'ingest'))\n"
         "for n in range(500): get_logger('x').info('line', n=n)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", program, tmp_path], stderr=subprocess.DEVNULL, check=True, timeout=60
-    )
+    subprocess.run([sys.executable, "-c", program, tmp_path], stderr=subprocess.DEVNULL, check=True, timeout=60)
     (file,) = (tmp_path / "run_logs").glob("*/ingest-*.jsonl")
     assert [line["n"] for line in logged(file)] == list(range(500))

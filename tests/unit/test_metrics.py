@@ -50,8 +50,7 @@ def test_every_metric_that_exists_is_documented_and_nothing_else_is(metrics: Met
 def test_the_documentation_says_what_the_list_of_metrics_says() -> None:
     for metric in METRICS:
         labels = "<br>".join(
-            f"`{name}`: {', '.join(values)}" if values else f"`{name}`"
-            for name, values in metric.labels.items()
+            f"`{name}`: {', '.join(values)}" if values else f"`{name}`" for name, values in metric.labels.items()
         )
         assert documented()[metric.name] == (metric.kind, labels or "–", metric.unit, metric.meaning)
 
@@ -115,9 +114,7 @@ piper_disk_free_bytes piper_disk_size_bytes
 
 
 def test_the_names_and_labels_that_dashboards_and_rules_use_are_there() -> None:
-    there = {
-        metric.name + ("{" + ",".join(metric.labels) + "}" if metric.labels else "") for metric in METRICS
-    }
+    there = {metric.name + ("{" + ",".join(metric.labels) + "}" if metric.labels else "") for metric in METRICS}
     assert set(CONTRACT.split()) <= there
 
 
@@ -230,11 +227,7 @@ def test_lags_fall_into_the_buckets_that_one_observation_at_a_time_would_choose(
 
     def buckets(of: CollectorRegistry) -> dict[str, float]:
         [family] = [family for family in of.collect() if family.name == metric.name]
-        return {
-            s.name + s.labels.get("le", ""): s.value
-            for s in family.samples
-            if not s.name.endswith("_created")
-        }
+        return {s.name + s.labels.get("le", ""): s.value for s in family.samples if not s.name.endswith("_created")}
 
     assert buckets(metrics.registry) == pytest.approx(buckets(registry))
 

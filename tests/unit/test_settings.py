@@ -49,11 +49,7 @@ def as_text(value: object) -> str:
 
 def shipped_defaults() -> dict[str, str]:
     tables = tomllib.loads(shipped_settings_path().read_text())
-    return {
-        f"{section}.{key}": as_text(value)
-        for section, table in tables.items()
-        for key, value in table.items()
-    }
+    return {f"{section}.{key}": as_text(value) for section, table in tables.items() for key, value in table.items()}
 
 
 # Where a value comes from
@@ -180,9 +176,7 @@ def test_output_inside_the_spool_is_refused(tmp_path: Path, data_root: str) -> N
 
 
 def test_state_in_the_spool_and_a_spool_in_the_output_are_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path, paths__raw_root="/r", paths__state_root="/r/s").startswith(
-        "paths.state_root = '/r/s'"
-    )
+    assert refusal(tmp_path, paths__raw_root="/r", paths__state_root="/r/s").startswith("paths.state_root = '/r/s'")
     quarantine = "/d/quarantine/invalid_jsonl"
     message = refusal(tmp_path, paths__raw_root=quarantine, paths__data_root="/d")
     assert message.startswith(f"paths.raw_root = '{quarantine}' (command line): is inside /d/quarantine")
@@ -256,9 +250,7 @@ def test_duckdb_takes_every_memory_limit_that_is_accepted(tmp_path: Path, size: 
         ("watch = 'poll'", "watch = 'poll' ({}): must be a table, [watch]"),
     ],
 )
-def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(
-    tmp_path: Path, toml: str, message: str
-) -> None:
+def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(tmp_path: Path, toml: str, message: str) -> None:
     assert refusal(tmp_path, config_file(tmp_path, toml)) == message.format(f"file {tmp_path}/piper.toml")
 
 
@@ -325,9 +317,7 @@ def test_the_example_dotenv_file_holds_every_key_with_its_default(tmp_path: Path
 
 
 def test_the_documentation_holds_every_key_with_its_default() -> None:
-    rows = re.findall(
-        r"^\| `(\w+\.\w+)` \| `(\w+)` \| `(.*?)` \| [^|]+ \| [^|]+ \|$", DOCS.read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| `(\w+)` \| `(.*?)` \| [^|]+ \| [^|]+ \|$", DOCS.read_text(), re.MULTILINE)
     assert rows == [(key, variable_name(key), value) for key, value in shipped_defaults().items()]
 
 

@@ -1,7 +1,7 @@
 """Parse: spans of bytes become rows of the table `parsed`, or rejections.
 
-Vectorised throughout: newlines are found by NumPy, the lines reach DuckDB as an Arrow column over the very bytes that were
-read, and one SQL statement decides validity, reason and envelope. Python touches single lines only when they fail.
+Vectorised throughout: newlines are found by NumPy, the lines reach DuckDB as an Arrow column over the very bytes that
+were read, and one SQL statement decides validity, reason and envelope. Python touches single lines only when they fail.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _suspicious_pairs() -> npt.NDArray[np.bool_]:
     A value that begins with n or i in any case (NaN, Infinity), or a bracket closed after a comma or white space.
     """
     pairs = np.zeros((256, 256), dtype=np.bool_)
-    for before, after in ((b":,[ \t\r-", b"nNiI"), (b", \t\r", b"}]")):
+    for before, after in ((b":,[ \t\r\n-", b"nNiI"), (b", \t\r", b"}]")):
         pairs[np.ix_(list(before), list(after))] = True
     first, second = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
     table = np.zeros(1 << 16, dtype=np.bool_)
@@ -77,9 +77,10 @@ class Lines:
 class Parser:
     """Fills the tables `parsed` and `shapes` of the in-memory database `work`.
 
-    `parsed` has the columns of sql/parse.sql, accepted and rejected lines alike; `line_index` counts through a whole batch.
-    Slices are parsed side by side, one core each: DuckDB itself would use one core for a scan of this size. Everything but
-    that belongs to the writer's thread. `cursors` are the parser's own connections to the same instance, one a slice.
+    `parsed` has the columns of sql/parse.sql, accepted and rejected lines alike; `line_index` counts through a whole
+    batch. Slices are parsed side by side, one core each: DuckDB itself would use one core for a scan of this size.
+    Everything but that belongs to the writer's thread. `cursors` are the parser's own connections to the same instance,
+    one a slice.
     """
 
     def __init__(
@@ -155,8 +156,11 @@ class Parser:
         return rejections
 
     def _mask_users(self, key: bytes) -> None:
-        users = [row[0] for row in self._con.execute("SELECT DISTINCT host_user FROM parsed").fetchall()]
-        masks = pa.table({"name": users, "masked": [mask(user, key) if user else user for user in users]})
+        found = self._con.execute("SELECT DISTINCT host_user FROM parsed WHERE verdict IS NULL").fetchall()
+        users = [row[0] for row in found]
+        masks = pa.table(
+            {"name": pa.array(users, pa.string()), "masked": pa.array([mask(user, key) for user in users], pa.string())}
+        )
         self._con.register("user_masks", masks)
         try:
             self._con.execute("UPDATE work.parsed SET host_user = masked FROM user_masks WHERE host_user = name")
@@ -215,7 +219,7 @@ def split(spans: Sequence[Span]) -> Lines:
     return Lines(spans, data, starts, ends, span_of, offsets, numbers)
 
 
-def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> "pa.Array[Any]":
+def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Array[Any]:
     """The lines as an Arrow string column, newline included (it is white space to JSON), sharing the read buffer."""
     offsets = np.zeros(len(lines.ends) + 1, dtype=np.int32)
     offsets[1:] = lines.ends
@@ -228,25 +232,28 @@ def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> "pa.Array[Any]":
 def _suspicious(lines: Lines) -> npt.NDArray[np.bool_]:
     """Which lines need a closer look at their JSON; a table look-up of every two neighbouring bytes, no regex."""
     flags = np.zeros(len(lines.ends), dtype=np.bool_)
+    flags[:1] = True  # the first line has no byte before it
     data = np.frombuffer(lines.data, dtype=np.uint8)
     for shift in (0, 1):
         length = (len(data) - shift) // 2 * 2
         hits = _SUSPICIOUS[data[shift : shift + length].view(np.uint16)]
         if hits.any():
-            flags[np.searchsorted(lines.ends, np.flatnonzero(hits) * 2 + shift, side="right")] = True
+            flags[np.searchsorted(lines.ends, np.flatnonzero(hits) * 2 + shift + 1, side="right")] = True
     return flags
 
 
 def _not_utf8(lines: Lines) -> list[int]:
-    """Indexes of the lines that are not UTF-8; one pass over the bytes, and a restart after each bad line."""
-    bad: list[int] = []
-    view, position = memoryview(lines.data), 0
-    while position < len(view):
-        try:
-            codecs.utf_8_decode(view[position:], "strict", True)
-            break
-        except UnicodeDecodeError as error:
-            index = int(np.searchsorted(lines.ends, position + error.start, side="right"))
-            bad.append(index)
-            position = int(lines.ends[index])
-    return bad
+    """Indexes of the lines that are not UTF-8: one pass over the bytes, and line by line only where that fails."""
+    if _is_utf8(lines.data) or not len(lines.starts):
+        return []
+    high = np.frombuffer(lines.data, dtype=np.uint8) >= 0x80
+    suspects = np.flatnonzero(np.logical_or.reduceat(high, lines.starts))
+    return [index for index in suspects.tolist() if not _is_utf8(lines.raw(index))]
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        codecs.utf_8_decode(data, "strict", True)
+    except UnicodeDecodeError:  # it holds a copy of all the data, so a restart after each bad line would be quadratic
+        return False
+    return True

@@ -1,7 +1,7 @@
 """User names for readers: with `privacy.mask_users` on, a keyed hash takes their place in everything that readers open.
 
-The key is made once and lies in `state/`, mode 0600, which readers never mount; so a mask is stable over restarts and dates
-and cannot be reversed by hashing a list of users.
+The key is made once and lies in `state/`, mode 0600, which readers never mount; so a mask is stable over restarts and
+dates and cannot be reversed by hashing a list of users.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import enum
 import hashlib
 from dataclasses import dataclass
@@ -61,8 +62,8 @@ def record_line(
 ) -> bytes:  # fmt: skip
     """One line of a quarantine file: JSON, UTF-8, newline at the end.
 
-    `raw_text` holds the line; `raw_base64` instead of it when the line is not UTF-8. `raw_bytes` is its true length, more
-    than what is kept when the line was cut.
+    `raw_text` holds the line; `raw_base64` instead of it when the line is not UTF-8. `raw_bytes` is its true length,
+    more than what is kept when the line was cut.
     """
     record: dict[str, object] = {
         "quarantined_at_utc": quarantined_at.isoformat(timespec="milliseconds") + "Z",
@@ -74,8 +75,17 @@ def record_line(
         "raw_bytes": raw_bytes,
         "raw_md5": raw_md5,
     }
-    try:
-        record["raw_text"] = raw.decode("utf-8")
-    except UnicodeDecodeError:
+    text = _text(raw, is_cut=raw_bytes > len(raw))
+    if text is None:
         record["raw_base64"] = base64.b64encode(raw).decode("ascii")
+    else:
+        record["raw_text"] = text
     return orjson.dumps(record) + b"\n"
+
+
+def _text(raw: bytes, *, is_cut: bool) -> str | None:
+    """`raw` as text, None when it is not UTF-8. A character that the cut went through is left out."""
+    try:
+        return codecs.utf_8_decode(raw, "strict", not is_cut)[0]
+    except UnicodeDecodeError:
+        return None

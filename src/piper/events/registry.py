@@ -28,6 +28,10 @@ class EventType:
     metrics_fields: tuple[str, ...] = ()
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 _PUBLISH = [
     EventType(
         f"publish.{kind}.usd",
@@ -42,7 +46,7 @@ _PUBLISH = [
 
 
 def _tool(name: str, payload: str, *, metrics: tuple[str, ...] = (), statuses: str = "success error") -> EventType:
-    return EventType(name, "tool", "tool_events", tuple(statuses.split()), tuple(payload.split()), metrics)
+    return EventType(name, "tool", "tool_events", _words(statuses), _words(payload), metrics)
 
 
 _TOOLS = [
@@ -65,25 +69,23 @@ _FARM_RENDER_STORAGE = [
         "farm",
         "tractor_job_spool",
         ("success", "error"),
-        tuple(
-            "job_id job_title engine_url service priority renderer frame_start frame_end frame_step tile_count".split()
-        ),
+        _words("job_id job_title engine_url service priority renderer frame_start frame_end frame_step tile_count"),
     ),
     EventType(
         "tractor.farm.snapshot",
         "farm",
         "tractor_farm_snapshot",
         ("info", "error"),
-        tuple("engine_url waiting_jobs running_jobs busy_slots total_slots active_blades total_blades".split()),
+        _words("engine_url waiting_jobs running_jobs busy_slots total_slots active_blades total_blades"),
     ),
     EventType(
         "render.stats.summary",
         "render",
         "render_stats_summary",
         ("success", "error"),
-        tuple(
+        _words(
             "job_id renderer service total_frames failed_frames frame_time_p50_ms frame_time_p90_ms memory_peak_gb"
-            " retry_count_total queue_wait_ms".split()
+            " retry_count_total queue_wait_ms"
         ),
     ),
     EventType(
@@ -91,9 +93,9 @@ _FARM_RENDER_STORAGE = [
         "storage",
         "storage_scan_summary",
         ("success", "error"),
-        tuple(
+        _words(
             "scan_id scan_window_start_utc scan_window_end_utc roots_scanned_count buckets_emitted_count"
-            " scan_duration_ms".split()
+            " scan_duration_ms"
         ),
         ("size_bytes_total", "file_count_total", "dir_count_total"),
     ),
@@ -102,7 +104,7 @@ _FARM_RENDER_STORAGE = [
         "storage",
         "storage_scan_bucket",
         ("info",),
-        tuple("bucket_id category path scan_window_start_utc scan_window_end_utc scope_type scope_code".split()),
+        _words("bucket_id category path scan_window_start_utc scan_window_end_utc scope_type scope_code"),
         ("size_bytes", "file_count", "dir_count"),
     ),
 ]

@@ -78,7 +78,8 @@ INPUT_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             TIMESTAMP: occurred_at_utc
             DATE: event_date
             VARCHAR: status hostname username show sequence shot job_id job_title engine_url service renderer
-            BIGINT: priority frame_start frame_end frame_step tile_count blade_count spool_duration_ms
+            DOUBLE: priority
+            BIGINT: frame_start frame_end frame_step tile_count blade_count spool_duration_ms
             VARCHAR: error_code error_message
         """),
         "silver_tractor_farm_snapshot": _columns("""
@@ -95,8 +96,8 @@ INPUT_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             TIMESTAMP: occurred_at_utc
             DATE: event_date
             VARCHAR: status hostname username show sequence shot job_id renderer service
-            BIGINT: frame_count failed_frames frame_time_p50_ms frame_time_p90_ms
-            DOUBLE: avg_render_time_s total_cpu_hours peak_memory_gb
+            BIGINT: frame_count failed_frames
+            DOUBLE: frame_time_p50_ms frame_time_p90_ms avg_render_time_s total_cpu_hours peak_memory_gb
             BIGINT: retry_count queue_wait_ms
             VARCHAR: error_code error_message
         """),

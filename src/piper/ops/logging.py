@@ -166,12 +166,18 @@ def _open_append(path: Path) -> int:
     return fd
 
 
-def configure_logging(level: str, format: str, run_log: RunLog | None = None) -> None:  # noqa: A002
+def configure_logging(
+    level: str,
+    format: str,  # noqa: A002
+    run_log: RunLog | None = None,
+    *,
+    stderr_level: str | None = None,
+) -> None:
     """Send structlog's and the standard library's lines to stderr and, if given, to `run_log`.
 
-    `level` and `format` are `logging.level` and `logging.format` of the settings. May be called again; what
-    an earlier call set up is closed first. The end of the process closes the run log, and so does
-    `close_run_log`.
+    `level` and `format` are `logging.level` and `logging.format` of the settings; `stderr_level` holds back
+    more from stderr only, where a command shows its own summary. May be called again; what an earlier call
+    set up is closed first. The end of the process closes the run log, and so does `close_run_log`.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     _remove_handlers()
@@ -182,7 +188,7 @@ def configure_logging(level: str, format: str, run_log: RunLog | None = None) ->
             logging.INFO if threshold == logging.DEBUG else max(threshold, logging.WARNING)
         )
     logging.captureWarnings(True)
-    stderr = _StderrHandler()
+    stderr = _StderrHandler(logging.getLevelNamesMapping()[stderr_level.upper()] if stderr_level else logging.NOTSET)
     stderr.setFormatter(_json_formatter() if format == "json" else _text_formatter(colors=sys.stderr.isatty()))
     root.addHandler(stderr)
     if run_log is not None:

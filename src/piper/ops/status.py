@@ -1,5 +1,204 @@
-"""placeholder until the status module lands"""
+"""Where a warehouse stands, for `piper status` and `piper doctor`: the daemon's word, or that of a manifest at rest.
+
+`collect_status` is what the daemon answers; it adds `state`, `pid`, `uptime_seconds` and `problems` (why not ready).
+Without a daemon `read_status` gives the same keys from the manifest, opened read-only, and from the spool's directory
+entries. Nothing is created or changed. Times are ISO 8601 in UTC, sizes bytes; what cannot be known is None.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from piper import __version__
+from piper.errors import ManifestNewerError, PiperError, WriterLockedError
+from piper.gold.store import ALIAS, WATERMARK_TABLE
+from piper.layout import Layout
+from piper.ops.control import DaemonNotRunningError, ask
+from piper.settings import Settings
+from piper.silver import schema
+from piper.silver.store import translate
+from piper.spool.discover import scan_spool
+from piper.writer import Writer
+
+LOOKS_MAX = 1000
+"""Files that are opened to tell a cut last line from unread lines; where more have grown, all counts as unread."""
+ASK_SECONDS = 15.0
+"""How long a daemon may take to answer: it answers between two steps, and a seal of a full batch takes seconds."""
 
 
-def collect_status(writer):
-    return {}
+class NotInitialisedError(PiperError):
+    """There is no warehouse at the data root yet."""
+
+
+def collect_status(writer: Writer) -> dict[str, Any]:
+    """What the writer knows. Call it in the writer's thread, between two steps: the tailer belongs to that thread."""
+    size_bytes, files, age = writer.tailer.backlog()
+    error = writer.tailer.spool_error
+    return {
+        **_head(writer.settings, writer.store.layout),
+        "spool": {
+            "reachable": not error,
+            "error": error,
+            "unread_bytes": size_bytes,
+            "unread_files": files,
+            "oldest_unread_seconds": round(age, 1),
+            "lost_bytes": int(writer.metrics.registry.get_sample_value("piper_lost_bytes_total") or 0),
+        },
+        **_stored(writer.store.con, with_gold=True),
+    }
+
+
+def read_status(settings: Settings) -> dict[str, Any]:
+    """The status, from whoever can tell it. Raises NotInitialisedError, and PiperError where nobody can tell.
+
+    `state` is the daemon's own word, or `stopped`, or `busy` where another piper holds the manifest (`holder`: who).
+    """
+    layout = Layout.of(settings)
+    try:
+        answer = ask(layout.control_socket, "status", {}, timeout_seconds=ASK_SECONDS)
+        return {"state": "running", **_head(settings, layout), **answer}
+    except DaemonNotRunningError:
+        pass  # the usual case of a warehouse at rest: what follows looks for itself
+    if not layout.manifest.exists():
+        if layout.catalog.exists():
+            raise PiperError(
+                f"the ingest manifest {layout.manifest} is missing, although there is a warehouse",
+                hint="Check paths.state_root and its mount. If it is really lost, run `piper rebuild`.",
+            )
+        raise NotInitialisedError(f"there is no warehouse at {layout.data_root}", hint="Run `piper init` to make one.")
+    try:
+        return {"state": "stopped", **_read_manifest(settings, layout)}
+    except WriterLockedError as error:
+        return {"state": "busy", "holder": error.holder, **_head(settings, layout)}
+
+
+def _head(settings: Settings, layout: Layout) -> dict[str, Any]:
+    paths = settings.paths
+    usage = shutil.disk_usage(layout.data_root)
+    return {
+        "version": __version__,
+        "paths": {
+            "raw_root": str(paths.raw_root), "data_root": str(paths.data_root), "state_root": str(paths.state_root),
+        },
+        "disk": {"free_bytes": usage.free, "size_bytes": usage.total},
+    }  # fmt: skip
+
+
+def _read_manifest(settings: Settings, layout: Layout) -> dict[str, Any]:
+    try:
+        with duckdb.connect(str(layout.manifest), read_only=True) as con:
+            con.execute("SET TimeZone = 'UTC'")
+            version = schema.stored_version(con)
+            if version > schema.VERSION:
+                raise ManifestNewerError(
+                    f"the ingest manifest {layout.manifest} has schema version {version}, this piper knows up to"
+                    f" {schema.VERSION}",
+                    hint="Install the piper that wrote it, or a newer one.",
+                )
+            return {
+                **_head(settings, layout),
+                "spool": _look_at_spool(settings.paths.raw_root, con),
+                **_stored(con, with_gold=_attach_gold(con, layout)),
+            }
+    except duckdb.Error as error:
+        raise translate(error, layout.manifest) from error
+
+
+def _attach_gold(con: duckdb.DuckDBPyConnection, layout: Layout) -> bool:
+    """Whether the gold state could be opened; where it cannot, the next writer makes it anew."""
+    try:
+        con.execute(f"ATTACH '{_literal(layout.gold_state)}' AS {ALIAS} (READ_ONLY)")
+    except duckdb.Error:
+        return False
+    return True
+
+
+def _stored(con: duckdb.DuckDBPyConnection, *, with_gold: bool) -> dict[str, Any]:
+    """What the manifest holds, and the gold database that is attached to it."""
+    progress = _one(
+        con,
+        """SELECT commit_seq, sealed_through, committed_at_utc, sealed_at_utc, accepted, duplicates, quarantined
+        FROM progress""",
+    )
+    files, vanished, doubtful = _one(
+        con, "SELECT count(*) FILTER (NOT vanished), count(*) FILTER (vanished), count(doubt) FROM sources"
+    )
+    chunks, chunk_bytes = _one(con, "SELECT count(*), coalesce(sum(size_bytes), 0)::BIGINT FROM chunks")
+    reasons = con.execute(
+        "SELECT reason, sum(lines)::BIGINT FROM quarantine_counts GROUP BY reason ORDER BY 2 DESC, 1"
+    ).fetchall()
+    marks = con.execute(f"SELECT model, refreshed_at_utc FROM {WATERMARK_TABLE}").fetchall() if with_gold else []
+    return {
+        "commits": {
+            "commit_seq": progress[0], "sealed_through": progress[1], "last_commit_utc": _iso(progress[2]),
+            "last_seal_utc": _iso(progress[3]),
+        },
+        "events": {"accepted": progress[4], "duplicates": progress[5], "quarantined": progress[6]},
+        "quarantined_by_reason": dict(reasons),
+        "quarantined_pending": _one(con, "SELECT count(*) FROM rejections")[0],
+        "files": {"tracked": files, "vanished": vanished, "doubtful": doubtful},
+        "tail_rows": _one(con, "SELECT count(*) FROM events_tail")[0],
+        "chunks": {"files": chunks, "bytes": chunk_bytes},
+        "gold": {model: _iso(refreshed) for model, refreshed in sorted(marks)},
+    }  # fmt: skip
+
+
+def _one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    row = con.execute(query).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """What the spool holds beyond the committed offsets, without reading it: one `stat` a file."""
+    scan = scan_spool(str(raw_root))
+    known = dict(con.execute("SELECT inode, read_offset FROM sources").fetchall())
+    grown = {
+        path: (status, known.get(status.st_ino, 0))
+        for path, status in scan.files.items()
+        if status.st_size > known.get(status.st_ino, 0)
+    }
+    if len(grown) <= LOOKS_MAX:
+        grown = {path: item for path, item in grown.items() if _has_line(os.fsencode(raw_root) + b"/" + path, item[1])}
+    oldest = min((status.st_mtime for status, _ in grown.values()), default=None)
+    return {
+        "reachable": not scan.root_error,
+        "error": scan.root_error,
+        "unread_bytes": sum(status.st_size - offset for status, offset in grown.values()),
+        "unread_files": len(grown),
+        "oldest_unread_seconds": 0.0 if oldest is None else round(max(0.0, time.time() - oldest), 1),
+        "lost_bytes": None,
+    }
+
+
+def _has_line(path: bytes, offset: int) -> bool:
+    """Whether a line ends after `offset`; a file that cannot be looked at counts as unread."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        data = os.pread(fd, 1 << 20, offset)
+        return b"\n" in data or len(data) == 1 << 20
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment.isoformat(timespec='seconds')}Z"
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("'", "''")

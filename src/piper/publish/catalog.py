@@ -1,10 +1,11 @@
 """The catalog: `telemetry.duckdb`, a small file of views that everyone opens, read-only, and may keep open for weeks.
 
-It is written by init, by an upgrade and by `piper materialize` only, whole and swapped in by rename. Its views name absolute
-paths, so a container mounts the data root at the same path. The view SQL stays within what DuckDB 1.5.4 reads.
+It is written by init, by an upgrade and by `piper materialize` only, whole and swapped in by rename. Its views name
+absolute paths, so a container mounts the data root at the same path. The view SQL stays within what DuckDB 1.5.4 reads.
 
-A silver view is tail ∪ chunks. The tail is bound before the chunks are listed (keep that order): a chunk is counted from the
-moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves them.
+A silver view is tail ∪ chunks. The tail is bound before the chunks are listed (keep that order): a chunk is counted
+from the moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves
+them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from pathlib import Path
 import duckdb
 
 from piper import __version__
+from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in, write_atomic
 from piper.layout import Layout
-from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
+from piper.silver.datasets import DATASETS, EMPTY_CHUNK, UNKNOWN_PARTITION, Dataset
 
 EMPTY_DATE = "1970-01-01"
-EMPTY_CHUNK = "000000000000-empty.parquet"
-"""A chunk of no rows: it keeps every glob valid, and typed, on an empty warehouse."""
 
 
 def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
@@ -57,8 +57,8 @@ def catalog_sql(layout: Layout, gold_columns: dict[str, list[str]]) -> list[str]
 def write_catalog(layout: Layout, gold_columns: dict[str, list[str]], *, force: bool = False) -> bool:
     """Write the catalog if it is missing, or was made for other views or another place; returns whether it did.
 
-    The tail and gold snapshots and the empty chunks must exist, for views are checked as they are made. The file that is
-    there is never opened: a reader may hold a lock on it.
+    The tail and gold snapshots and the empty chunks must exist, for views are checked as they are made. The file that
+    is there is never opened: a reader may hold a lock on it.
     """
     statements = catalog_sql(layout, gold_columns)
     mark = hashlib.sha256("\n".join([__version__, *statements]).encode()).hexdigest()
@@ -67,10 +67,14 @@ def write_catalog(layout: Layout, gold_columns: dict[str, list[str]], *, force: 
         return False
     make_directory(layout.warehouse)
     temporary = layout.catalog.with_name(f".{layout.catalog.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    # Both: the log of a process that died here would be replayed into the new file.
+    for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+        leftover.unlink(missing_ok=True)
     with duckdb.connect(str(temporary)) as con:
         for statement in statements:
             con.execute(statement)
+        failpoint("catalog.filled")
+        con.execute("CHECKPOINT")  # closing would do it too, and keep silent about a full disk
     temporary.chmod(FILE_MODE)
     fsync_path(temporary)
     swap_in(temporary, layout.catalog)

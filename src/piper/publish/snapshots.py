@@ -1,21 +1,24 @@
 """Snapshots: the files below the catalog's views, each swapped in whole by one rename.
 
 A reader that has bound the old file keeps it until its query ends; the next query binds the new one. Nobody waits. The
-earlier files stay linked under other names for GENERATION_SECONDS, because a reader on another NFS client would get ESTALE
-when the file under it loses its last name.
+earlier files stay linked under other names for GENERATION_SECONDS, because a reader on another NFS client would get
+ESTALE when the file under it loses its last name.
 
 If we die before the rename, readers keep the old snapshot, which is consistent; the next publish makes a new one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 
+from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS
@@ -23,45 +26,62 @@ from piper.silver.datasets import DATASETS
 GENERATION_SECONDS = 60.0
 """How long a replaced snapshot keeps a name."""
 TEMPORARY = ".tmp"
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+"""What a file system without hard links says; it is none that readers on other clients mount by NFS."""
 
 
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Swap in the rows that are committed and not sealed, with `sealed_through`: one consistent state of all datasets."""
+    """Swap in the rows that are committed and not sealed, with `sealed_through`: one state of all datasets."""
     temporary = _temporary(layout.tail)
-    con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot")
+    con.execute("DETACH DATABASE IF EXISTS snapshot")  # of a publish that failed half way
     try:
-        con.execute("BEGIN")
+        con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot (BLOCK_SIZE 16384)")
         try:
-            for dataset in DATASETS.values():
-                # One row of NULLs carries sealed_through, also when the tail is empty.
-                con.execute(
-                    f"""CREATE TABLE snapshot.{dataset.tail_table} AS
-                    SELECT *, NULL::BIGINT AS sealed_through FROM {dataset.tail_table}
-                    UNION ALL BY NAME
-                    SELECT sealed_through FROM progress"""
-                )
-            con.execute("COMMIT")
-        except BaseException:
+            _copy_tail(con)
+        finally:
+            con.execute("DETACH snapshot")  # checkpoints, and says so when the disk is full
+        _swap(temporary, layout.tail, layout)
+    except BaseException:
+        _temporary(layout.tail)  # a full disk needs the room
+        raise
+
+
+def _copy_tail(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("BEGIN")
+    try:
+        for dataset in DATASETS.values():
+            # One row of NULLs carries sealed_through, also when the tail is empty.
+            con.execute(
+                f"""CREATE TABLE snapshot.{dataset.tail_table} AS
+                SELECT *, NULL::BIGINT AS sealed_through FROM {dataset.tail_table}
+                UNION ALL BY NAME
+                SELECT sealed_through FROM progress"""
+            )
+        con.execute("COMMIT")
+    except BaseException:
+        with suppress(duckdb.Error):  # a failed COMMIT has ended the transaction already
             con.execute("ROLLBACK")
-            raise
-    finally:
-        con.execute("DETACH snapshot")
-    _swap(temporary, layout.tail, layout)
+        raise
 
 
 def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: str = "gold") -> None:
     """Swap in a copy of the gold database, which is attached as `database` and has no transaction under way.
 
-    It is copied as a file: its cost is its bytes, not its rows. (Closing the copy's descriptor drops this process's fcntl
-    lock on state/gold.duckdb; the manifest's lock is the one that keeps others out.)
+    It is copied as a file: its cost is its bytes, not its rows. (Closing the copy's descriptor drops this process's
+    fcntl lock on state/gold.duckdb; the manifest's lock is the one that keeps others out.)
     """
     con.execute(f"CHECKPOINT {database}")
     temporary = _temporary(layout.gold)
-    shutil.copyfile(layout.gold_state, temporary)
-    _swap(temporary, layout.gold, layout)
+    try:
+        shutil.copyfile(layout.gold_state, temporary)
+        _swap(temporary, layout.gold, layout)
+    except BaseException:
+        _temporary(layout.gold)
+        raise
 
 
 def _temporary(path: Path) -> Path:
+    """The name under which the next `path` is made; what lies there is removed."""
     make_directory(path.parent)
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     for leftover in (temporary, temporary.with_name(temporary.name + ".wal")):
@@ -72,8 +92,11 @@ def _temporary(path: Path) -> Path:
 def _swap(temporary: Path, path: Path, layout: Layout) -> None:
     temporary.chmod(FILE_MODE)
     fsync_path(temporary)
+    failpoint(f"publish.{path.stem}.written")
     _keep_generation(path, layout)
+    failpoint(f"publish.{path.stem}.linked")
     swap_in(temporary, path)
+    failpoint(f"publish.{path.stem}.swapped")
 
 
 def _keep_generation(path: Path, layout: Layout) -> None:
@@ -81,7 +104,11 @@ def _keep_generation(path: Path, layout: Layout) -> None:
     make_directory(layout.generations)
     now = time.time()
     if path.exists():
-        os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
+        try:
+            os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
     for earlier in layout.generations.iterdir():
         stamp = earlier.suffix[1:]
         age = now - int(stamp) / 1e9 if stamp.isdigit() else 0.0

@@ -11,13 +11,15 @@ instead of tail rows, so that a backlog is written once. The steps, and what a d
            `sealed_through` is published; until then the published tail still has the rows.
            Died here: nothing to do.
 
-An error of the transaction itself leaves open what became durable, so the store must be opened anew: the manifest tells.
+An error of the transaction itself leaves open what became durable, so the store must be opened anew: the manifest
+tells.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -27,9 +29,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from piper.events.quarantine import Rejection
+from piper.failpoints import failpoint
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
-from piper.silver.seal import StagedChunk, reveal, stage_chunks
+from piper.silver.seal import StagedChunk, stage_chunks
+from piper.silver.staging import reveal
 from piper.silver.store import Store
 from piper.spool.identity import Checkpoint, Source, display_path
 from piper.spool.tail import Batch
@@ -44,6 +48,8 @@ class Committed:
     accepted_by_group: dict[str, int] = field(default_factory=dict)
     last_event_by_group: dict[str, float] = field(default_factory=dict)
     """Unix seconds of the newest event of each group."""
+    datasets: set[str] = field(default_factory=set)
+    """Datasets that got rows."""
     duplicates: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     contract_violations: int = 0
@@ -57,8 +63,8 @@ def commit(
 ) -> Committed:
     """Make what `parsed` holds, `rejections` and the batch's offsets durable. `now`: naive UTC.
 
-    `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit that
-    only seals or only moves offsets). After an error the store must be opened anew.
+    `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit
+    that only seals or only moves offsets). After an error the store must be opened anew.
     """
     con = store.con
     progress = store.progress()
@@ -74,13 +80,17 @@ def commit(
     result.duplicates = sum(count for _, count in repeated)
     result.quarantined = _stage_rejections(con, rejections)
     staged = store.layout.staging / f"{result.commit_seq:012d}"
+    # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
+    shutil.rmtree(staged, ignore_errors=True)
     if seal:
-        shutil.rmtree(staged, ignore_errors=True)
         result.chunks = stage_chunks(con, store.second_con, staged, with_fresh=fresh_rows)
+        failpoint("commit.staged")
     with store.reveal_lock:
         _transaction(store, batch, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
+        failpoint("commit.committed")
         if seal:
             reveal(store.layout, staged)
+            failpoint("commit.revealed")
     return result
 
 
@@ -99,19 +109,23 @@ def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime
             contract_violation,
             ingested_at_utc,
             commit_seq
-        FROM work.parsed LEFT JOIN work.shapes USING (shape) LEFT JOIN work.registry USING (event_type), work.this_commit"""
+        FROM work.parsed
+        LEFT JOIN work.shapes USING (shape)
+        LEFT JOIN work.registry USING (event_type),
+        work.this_commit"""
     )
 
 
 def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
     rows = con.execute(
-        """SELECT event_group, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
+        """SELECT event_group, dataset, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
             count(*) FILTER (NOT is_known_type)
-        FROM fresh GROUP BY event_group"""
+        FROM fresh GROUP BY event_group, dataset"""
     ).fetchall()
-    for group, count, last, violations, unknown in rows:
-        result.accepted_by_group[group] = count
-        result.last_event_by_group[group] = last
+    for group, dataset, count, last, violations, unknown in rows:
+        result.accepted_by_group[group] = result.accepted_by_group.get(group, 0) + count
+        result.last_event_by_group[group] = max(last, result.last_event_by_group.get(group, last))
+        result.datasets |= {"events", dataset}
         result.accepted += count
         result.contract_violations += violations
         result.unknown_types += unknown
@@ -134,7 +148,7 @@ def _transaction(
         if seal:
             _forget_tail(con, result, now)
         elif fresh_rows and result.accepted:
-            _insert_tail(con)
+            _insert_tail(con, result.datasets)
         _write_sources(store, batch, now)
         con.execute(
             """UPDATE progress SET commit_seq = ?, committed_at_utc = ?, accepted = accepted + ?,
@@ -148,14 +162,12 @@ def _transaction(
 
 
 def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
-    try:
+    with suppress(duckdb.Error):  # a failed COMMIT has ended it already; the caller opens the store anew either way
         con.execute("ROLLBACK")
-    except duckdb.Error:
-        pass  # a failed COMMIT has ended the transaction already; the caller opens the store anew either way
 
 
-def _insert_tail(con: duckdb.DuckDBPyConnection) -> None:
-    for dataset in DATASETS.values():
+def _insert_tail(con: duckdb.DuckDBPyConnection, datasets: set[str]) -> None:
+    for dataset in (DATASETS[name] for name in DATASETS if name in datasets):
         con.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection_sql(dataset.name)}")
 
 

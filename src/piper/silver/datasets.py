@@ -1,7 +1,7 @@
-"""The eight silver datasets: their columns in the order of their views, and the SQL that projects fresh events into each.
+"""The eight silver datasets: their columns in the order of their views, and the SQL that projects fresh events.
 
-`sql/<dataset>.sql` holds one SELECT over `fresh`, the accepted and deduplicated events of a commit. Times are TIMESTAMP in
-UTC, sizes bytes, durations milliseconds unless the name says otherwise. A value that does not fit its column is NULL
+`sql/<dataset>.sql` holds one SELECT over `fresh`, the accepted and deduplicated events of a commit. Times are TIMESTAMP
+in UTC, sizes bytes, durations milliseconds unless the name says otherwise. A value that does not fit its column is NULL
 there and stays in the payload or metrics of silver_events.
 """
 
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+EMPTY_CHUNK = "000000000000-empty.parquet"
+"""A chunk of no rows in every dataset: it keeps every glob valid, and typed, on an empty warehouse."""
 UNKNOWN_PARTITION = "unknown"
-"""Partition of the types that the registry lacks: one for all, so that a spool cannot make directories. It has no dot, which
-every event type has."""
+"""Partition of the types that the registry lacks: one for all, so that a spool cannot make directories. It has no dot,
+which every event type has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One silver dataset. `columns` are what its view shows; `internal` ones are stored beside them for piper itself."""
+    """One silver dataset. `columns` are what its view shows; `internal` ones are stored beside them for piper."""
 
     name: str
     columns: tuple[tuple[str, str], ...]
@@ -139,15 +141,19 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _DATASETS}
 
 MACROS = (
     # A non-integer is never rounded into an integer column. JSON numbers with a fraction or an exponent arrive as the
-    # shortest text of their double: 5.0, 1e20. (A cast to DECIMAL(38, …) would judge them too, 300 times slower.)
+    # shortest text of their double: 5.0, 1e+20. (A cast to DECIMAL(38, …) would judge them too, 300 times slower.)
     r"""CREATE OR REPLACE MACRO work.to_bigint(x) AS CASE
-        WHEN regexp_full_match(x, '-?[0-9]{1,19}(\.0+)?') THEN TRY_CAST(split_part(x, '.', 1) AS BIGINT)
-        WHEN contains(x, 'e') AND TRY_CAST(x AS DOUBLE) = TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT)
+        WHEN regexp_full_match(x, '-?[0-9]+(\.0+)?') THEN TRY_CAST(split_part(x, '.', 1) AS BIGINT)
+        WHEN regexp_full_match(x, '-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+')
+            AND TRY_CAST(x AS DOUBLE) = TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT)
         THEN TRY_CAST(TRY_CAST(x AS DOUBLE) AS BIGINT) END""",
-    """CREATE OR REPLACE MACRO work.to_double(x) AS CASE
-        WHEN isfinite(TRY_CAST(x AS DOUBLE)) THEN TRY_CAST(x AS DOUBLE) END""",
+    # DuckDB's own cast would also take 'nan', ' 7' and '1_000'.
+    r"""CREATE OR REPLACE MACRO work.to_double(x) AS CASE
+        WHEN regexp_full_match(x, '-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?') AND isfinite(TRY_CAST(x AS DOUBLE))
+        THEN TRY_CAST(x AS DOUBLE) END""",
 )
-"""Casts that the projections use: text of a JSON value in, number or NULL out."""
+"""Casts that the projections use: text of a JSON value in, number or NULL out. A string counts when it spells a number
+as JSON does (leading zeros are let through); booleans, white space, nan and infinity are none."""
 
 
 @cache

@@ -1,7 +1,7 @@
 """The manifest's tables, versioned.
 
-A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version is
-refused. Version 1 is the first.
+A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version
+is refused. Version 1 is the first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from piper.silver.datasets import DATASETS
 
 VERSION = 1
 
+_CREATE_META = "CREATE TABLE IF NOT EXISTS manifest_meta (key VARCHAR, value VARCHAR)"
 _VERSION_1 = (
     # One row: where this warehouse stands. sealed_through: all rows of commits up to it are in chunks.
     """CREATE TABLE progress (
@@ -53,17 +54,46 @@ def _create_version_1(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"CREATE TABLE {dataset.tail_table} ({columns})")
 
 
+UNFINISHED = "rebuilding"
+"""Key in manifest_meta while `piper rebuild` fills a new manifest: until it is gone, the manifest knows too little."""
+
+
+def is_unfinished(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the open manifest is what a rebuild that died has left."""
+    if not _has_meta(con):
+        return False
+    return con.execute("SELECT 1 FROM manifest_meta WHERE key = ?", [UNFINISHED]).fetchone() is not None
+
+
+def mark_unfinished(con: duckdb.DuckDBPyConnection) -> None:
+    """From now until `mark_finished` commits, only another rebuild opens this manifest."""
+    con.execute(_CREATE_META)
+    con.execute(
+        "INSERT INTO manifest_meta SELECT ?, 'true' WHERE ? NOT IN (SELECT key FROM manifest_meta)",
+        [UNFINISHED, UNFINISHED],
+    )
+
+
+def mark_finished(con: duckdb.DuckDBPyConnection) -> None:
+    """Inside the caller's transaction: with its COMMIT the manifest is whole."""
+    con.execute("DELETE FROM manifest_meta WHERE key = ?", [UNFINISHED])
+
+
 MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {1: _create_version_1}
 """What brings a manifest from version n - 1 to version n."""
 
 
 def stored_version(con: duckdb.DuckDBPyConnection) -> int:
     """Version of the open manifest; 0 when it is empty."""
-    row = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'manifest_meta'").fetchone()
-    if not row or not row[0]:
+    if not _has_meta(con):
         return 0
     found = con.execute("SELECT value FROM manifest_meta WHERE key = 'schema_version'").fetchone()
     return int(found[0]) if found else 0
+
+
+def _has_meta(con: duckdb.DuckDBPyConnection) -> bool:
+    row = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'manifest_meta'").fetchone()
+    return bool(row and row[0])
 
 
 def upgrade(con: duckdb.DuckDBPyConnection) -> None:
@@ -71,7 +101,7 @@ def upgrade(con: duckdb.DuckDBPyConnection) -> None:
     for version in range(stored_version(con) + 1, VERSION + 1):
         con.execute("BEGIN")
         try:
-            con.execute("CREATE TABLE IF NOT EXISTS manifest_meta (key VARCHAR, value VARCHAR)")
+            con.execute(_CREATE_META)
             MIGRATIONS[version](con)
             con.execute("DELETE FROM manifest_meta WHERE key = 'schema_version'")
             con.execute("INSERT INTO manifest_meta VALUES ('schema_version', ?)", [str(version)])

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 import duckdb
 
+from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal
-from piper.layout import Layout
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset, projection_sql
+from piper.silver.staging import staged_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,12 @@ def stage_chunks(
 ) -> list[StagedChunk]:
     """Write all tail rows, and those of `fresh`, as chunks in `staged`, durably. DuckDB's COPY itself never fsyncs.
 
-    `staged` is one flat directory: the place of each chunk is spelled in its name, so one directory has to be synced and
-    removed and not one a partition (removing a directory that was synced costs a millisecond).
+    `staged` is one flat directory: the place of each chunk is spelled in its name, so one directory has to be synced
+    and removed and not one a partition (removing a directory that was synced costs a millisecond).
     """
     make_directory(staged)
     copied = staged.with_suffix(".copy")
+    shutil.rmtree(copied, ignore_errors=True)  # of an attempt that failed: COPY refuses a directory with files
     all_events, *others = DATASETS.values()
     with ThreadPoolExecutor(1) as beside:  # one scan of up to a row group uses one core, so two copies run side by side
         pending = beside.submit(lambda: [c for d in others for c in _copy(others_con, d, copied, staged, with_fresh)])
@@ -76,6 +77,8 @@ def _copy(
         day = file.relative_to(copied).parts[0].removeprefix("event_date=")
         chunks.append(StagedChunk(dataset.name, date.fromisoformat(day), path, rows_of[str(file)], file.stat().st_size))
         file.rename(staged / staged_name(path))
+        failpoint("seal.staged")
+    failpoint("seal.copied")
     return chunks
 
 
@@ -84,42 +87,3 @@ def _row_counts(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[str, 
         return {}
     names = ", ".join(f"'{sql_literal(file)}'" for file in files)
     return dict(con.execute(f"SELECT file_name, num_rows FROM parquet_file_metadata([{names}])").fetchall())
-
-
-def staged_name(path: str) -> str:
-    """Flat name of a staged chunk whose place below silver/ is `path`."""
-    return quote(path, safe="=")
-
-
-def place_of(name: str) -> str:
-    """The inverse of `staged_name`."""
-    return unquote(name)
-
-
-def reveal(layout: Layout, staged: Path) -> list[Path]:
-    """Rename every staged chunk to its place in silver, durably. Safe to repeat: a renamed chunk is not there any more."""
-    moved: list[Path] = []
-    for source in sorted(staged.glob("*.parquet")):
-        target = layout.silver / place_of(source.name)
-        make_directory(target.parent)
-        source.rename(target)
-        moved.append(target)
-    for parent in {path.parent for path in moved}:
-        fsync_path(parent)
-    shutil.rmtree(staged)
-    return moved
-
-
-def recover_staging(layout: Layout, sealed_through: int) -> None:
-    """Finish or undo what died between writing chunks and revealing them.
-
-    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these rows
-    from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must not.
-    """
-    if not layout.staging.is_dir():
-        return
-    for directory in sorted(layout.staging.iterdir()):
-        if directory.name.isdigit() and int(directory.name) <= sealed_through:
-            reveal(layout, directory)
-        else:
-            shutil.rmtree(directory)

@@ -1,7 +1,8 @@
 """The store: the manifest database, who holds it, and what a crash left half done.
 
-The manifest's DuckDB lock makes the writer unique: it goes with the process, so nobody ever deletes a lock file by hand.
-Opening finishes what the last process began: chunks that a durable commit had prepared are revealed, others are removed.
+The manifest's DuckDB lock makes the writer unique: it goes with the process, so nobody ever deletes a lock file by
+hand. Opening finishes what the last process began: chunks that a durable commit had prepared are revealed, others are
+removed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from piper.files import ensure_writable, make_directory, write_atomic
 from piper.layout import Layout
 from piper.settings import Settings
 from piper.silver import schema
+from piper.silver.belonging import check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
-from piper.silver.seal import recover_staging
+from piper.silver.staging import recover_staging
 from piper.spool.identity import Doubt, Source, Suspicion
 
 T = TypeVar("T")
@@ -65,29 +67,36 @@ class Store:
         """Lock and open the manifest, creating directories and tables that are missing.
 
         Raises DataRootError (cannot be written), WriterLockedError (says who holds it), ManifestNewerError,
-        ManifestDamagedError. Nothing is made when the manifest cannot be had.
+        ManifestDamagedError (also when it is lost, or older than its data root). Nothing is made when the manifest
+        cannot be had.
         """
         layout = Layout.of(settings)
         ensure_writable(layout.data_root, "data root")
         ensure_writable(layout.state, "state directory")
-        con = _connect(layout, settings)
+        check_not_lost(layout)
+        con = connect(layout, settings)
+        store: Store | None = None
         try:
-            _check_version(con, layout.manifest)
+            _check_version(con, layout)
             for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
                 ensure_writable(directory, "directory")
             _prepare(con, layout)
             store = cls(layout, con)
+            check_not_older(layout, store.progress().commit_seq)
             _as_piper_error(lambda: recover_staging(layout, store.progress().sealed_through), layout.manifest)
+            _as_piper_error(lambda: write_holder(layout, command), layout.manifest)
         except BaseException:
+            if store is not None:
+                store.second_con.close()
             con.close()
             raise
-        _write_holder(layout, command)
         return store
 
     def close(self) -> None:
         """Checkpoint and release the manifest."""
+        self.layout.writer_file.unlink(missing_ok=True)  # first: once the lock is gone it may be the next holder's
+        self.second_con.close()  # the lock lasts as long as any connection
         self.con.close()
-        self.layout.writer_file.unlink(missing_ok=True)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Another connection to the same database, for another thread."""
@@ -126,13 +135,16 @@ def _source(row: tuple[Any, ...]) -> Source:
     )  # fmt: skip
 
 
-def _connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
+def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Lock and open the manifest's file, whatever is in it; raises PiperError."""
     make_directory(layout.state)
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": settings.duckdb.memory_limit,
         "temp_directory": str(layout.state / "tmp"),
         "preserve_insertion_order": False,
         "enable_external_file_cache": False,
+        # What this process writes as DuckDB files is small or soon replaced: cheap encodings, twice as quick to write.
+        "disabled_compression_methods": "fsst,zstd,dict_fsst,alp,alprd,chimp,patas,roaring",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
@@ -151,8 +163,18 @@ def _use(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("SET search_path = 'ingest_manifest,work'")
 
 
-def _check_version(con: duckdb.DuckDBPyConnection, path: Path) -> None:
+def _check_version(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    path = layout.manifest
     found = _as_piper_error(lambda: schema.stored_version(con), path)
+    if _as_piper_error(lambda: schema.is_unfinished(con), path):
+        raise ManifestDamagedError(path, "a rebuild of it was not finished")
+    if found == 0 and holds_data(layout):
+        raise ManifestDamagedError(path, f"it has no tables, and {layout.data_root} holds ingested data")
+    check_version(found, path)
+
+
+def check_version(found: int, path: Path) -> None:
+    """Refuse a manifest of a newer schema; raises ManifestNewerError."""
     if found > schema.VERSION:
         raise ManifestNewerError(
             f"the ingest manifest {path} has schema version {found}, this piper knows up to {schema.VERSION}",
@@ -179,32 +201,64 @@ def _prepare(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
 
 
 def _as_piper_error(action: Callable[[], T], manifest: Path) -> T:
-    """Run `action`; DuckDB's errors about the manifest become ones that say what to do."""
+    """Run `action`; errors about the manifest and its directories become ones that say what to do."""
     try:
         return action()
     except duckdb.Error as error:
         raise translate(error, manifest) from error
+    except OSError as error:
+        raise unusable(error) from error
+
+
+_DAMAGE = r"Corrupt database file|Could not read enough bytes|not a valid DuckDB|Failed to deserialize"
+_NO_ACCESS = r"No space left|Permission denied|Read-only file system|Disk quota|Input/output error|Stale file handle"
+
+
+def explain(error: duckdb.Error | OSError, layout: Layout) -> PiperError | None:
+    """What an error of any step on an open store means to an operator; None when it says nothing about his machine."""
+    if isinstance(error, OSError):
+        return unusable(error)
+    is_known = re.search(f"{_DAMAGE}|{_NO_ACCESS}", str(error)) or isinstance(error, duckdb.OutOfMemoryException)
+    return translate(error, layout.manifest) if is_known else None
+
+
+def unusable(error: OSError) -> DataRootError:
+    """What an error of the file system under the data root means to an operator."""
+    return DataRootError(
+        f"{error.filename or 'the data root'} cannot be used: {error.strerror or error}",
+        hint="Check free space, mount and permissions of that directory.",
+    )
 
 
 def translate(error: duckdb.Error, manifest: Path) -> PiperError:
     """What a DuckDB error about the manifest means to an operator."""
     text = str(error)
     if "lock" in text.lower() and ("Conflicting" in text or "Could not set lock" in text):
-        holder = _holder(manifest.parent / "writer.json", text)
+        holder = holder_of(manifest.parent / "writer.json", text)
         return WriterLockedError(
             f"{manifest} is held by {holder}",
             holder=holder,
-            hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first (systemctl stop piperd).",
+            hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first"
+            " (systemctl stop piperd).",
         )
+    if "different configuration" in text:
+        holder = "this very process"
+        return WriterLockedError(f"{manifest} is held by {holder}", holder=holder, hint="Close its writer first.")
     if re.search(r"newer|storage version|version number", text):
         return ManifestNewerError(
             f"the ingest manifest {manifest} was written by a newer DuckDB: {_first_line(text)}",
             hint="Install the piper that wrote it, or a newer one.",
         )
-    if re.search(r"No space left|Permission denied|Read-only file system|Disk quota|Input/output error", text):
+    if reason := re.search(_NO_ACCESS, text):
+        named = re.search(r'(?:file|directory) "([^"]+)"[^"]*$', text)
         return DataRootError(
-            f"the ingest manifest {manifest} cannot be used: {_first_line(text)}",
+            f"{named[1] if named else manifest} cannot be used: {reason[0]}",
             hint="Check free space, mount and permissions of that directory.",
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return DataRootError(
+            f"the ingest manifest {manifest} cannot be opened: {_first_line(text)}",
+            hint="Raise duckdb.memory_limit.",
         )
     return ManifestDamagedError(manifest, _first_line(text))
 
@@ -213,7 +267,8 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else "unknown error"
 
 
-def _write_holder(layout: Layout, command: str) -> None:
+def write_holder(layout: Layout, command: str) -> None:
+    """Say in the state directory who holds the manifest."""
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -232,7 +287,8 @@ def read_holder(writer_file: Path) -> dict[str, object] | None:
     return holder if isinstance(holder, dict) else None
 
 
-def _holder(writer_file: Path, text: str) -> str:
+def holder_of(writer_file: Path, text: str = "") -> str:
+    """Who holds the manifest, as the holder file and DuckDB's message about its lock tell."""
     pid = re.search(r"PID (\d+)", text)
     holder = read_holder(writer_file)
     if holder and (pid is None or int(pid[1]) == holder.get("pid")):

@@ -13,17 +13,18 @@ DEBOUNCE_MILLISECONDS = 50
 RETRY_SECONDS = 5.0
 
 
-async def changed_paths(root: Path) -> AsyncIterator[tuple[list[bytes], bool]]:
-    """Yield (paths relative to `root` of *.jsonl files that changed, whether anything else did), for ever.
+async def changed_paths(root: Path, stop: anyio.Event) -> AsyncIterator[tuple[list[bytes], bool]]:
+    """Yield (paths relative to `root` of *.jsonl files that changed, whether anything else did) until `stop`.
 
     While the root is missing or cannot be watched this waits and tries again; polling goes on meanwhile.
     """
     prefix = os.fsencode(root) + b"/"
-    while True:
+    while not stop.is_set():
         try:
             async for changes in awatch(
                 root,
                 watch_filter=None,
+                stop_event=stop,
                 step=DEBOUNCE_MILLISECONDS,
                 debounce=4 * DEBOUNCE_MILLISECONDS,
                 ignore_permission_denied=True,
@@ -34,4 +35,5 @@ async def changed_paths(root: Path) -> AsyncIterator[tuple[list[bytes], bool]]:
                 yield files, len(files) < len(names)
         except OSError:  # also FileNotFoundError: no root yet; watchfiles' own errors are OSErrors
             pass
-        await anyio.sleep(RETRY_SECONDS)
+        with anyio.move_on_after(RETRY_SECONDS):
+            await stop.wait()

@@ -2,11 +2,13 @@
 -- grain: line
 -- inputs: lines(line_index BIGINT, line VARCHAR, suspicious BOOLEAN, source_file VARCHAR, source_offset BIGINT, source_line BIGINT)
 --         valid UTF-8 only; $received_at TIMESTAMP: the clock of this batch, UTC
--- output: verdict NULL = accepted, 'blank:' = no event and no rejection, else 'reason:field'. occurred_at_utc is UTC, microseconds. shape: events with equal
---         type, status and keys share it, so that the registry is checked once a shape (shapes.sql) and not once an event.
--- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings,
---        looking only at `suspicious` lines: those with bytes that such an oddity cannot do without. Blank lines are judged and not filtered out, for a filter would
---        be pushed below and compute is_json twice. Of duplicate keys the first one counts.
+-- output: verdict NULL = accepted, 'blank:' = no event and no rejection, else 'reason:field'. occurred_at_utc is UTC,
+--         microseconds (what is finer is cut off). shape: events with equal type, status, keys and null fields share it,
+--         so that the registry is checked once a shape (shapes.sql) and not once an event.
+-- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings, looking
+--        only at `suspicious` lines: those with two neighbouring bytes that such an oddity cannot do without. Blank lines are judged and not filtered out, for a filter would
+--        be pushed below and compute is_json twice. Of duplicate keys the first one counts. A time is RFC 3339 or looser
+--        (no seconds, a space, a comma, +05): no 24:00, no leap second, no year that UTC would put before the year 1.
 WITH checked AS (
     SELECT
         line_index,
@@ -27,7 +29,7 @@ WITH checked AS (
 documents AS (
     SELECT
         * EXCLUDE (line),
-        NOT is_json AND regexp_full_match(line, '\s*') AS is_blank,
+        NOT is_json AND regexp_full_match(line, '[ \t\r\n]*') AS is_blank,
         CASE WHEN is_json THEN json_type(line, [{{type_paths}}]) END AS t,
         CASE WHEN is_json THEN from_json(line, '{{structure}}') END AS e
     FROM checked
@@ -36,9 +38,10 @@ documents AS (
 dialects AS (
     SELECT
         *,
-        {{schema_version_type}} IS NULL AND {{occurred_at_utc_type}} IS NULL
+        {{schema_version_type}} IS NULL
         AND (
-            {{occurred_at_type}} IS NOT NULL OR {{hostname_type}} IS NOT NULL OR {{host_user_type}} IS NOT NULL
+            {{occurred_at_type}} IS NOT NULL
+            OR ({{occurred_at_utc_type}} IS NULL AND ({{hostname_type}} IS NOT NULL OR {{host_user_type}} IS NOT NULL))
         ) AS is_flat
     FROM documents
 ),
@@ -55,7 +58,7 @@ envelopes AS (
         CASE
             WHEN regexp_full_match(
                 occurred_text,
-                '\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]([01]\d|2[0-3]):?[0-5]\d|[+-]([01]\d|2[0-3]))'
+                '\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]([01]\d|2[0-3]):?[0-5]\d|[+-]([01]\d|2[0-3]))'
             )
             THEN CAST(
                 TRY_CAST(
@@ -96,7 +99,7 @@ reasons AS (
             THEN 'invalid_field:event_type'
             WHEN status NOT IN ({{statuses}}) THEN 'invalid_field:status'
             WHEN not_object IS NOT NULL THEN 'invalid_field:' || not_object
-            WHEN occurred_at_utc IS NULL
+            WHEN occurred_at_utc IS NULL OR occurred_at_utc < TIMESTAMP '0001-01-01 00:00:00'
             THEN 'invalid_field:' || CASE WHEN is_flat THEN 'occurred_at' ELSE 'occurred_at_utc' END
             WHEN occurred_at_utc > $received_at + INTERVAL 1 HOUR
             THEN 'clock_skew:' || CASE WHEN is_flat THEN 'occurred_at' ELSE 'occurred_at_utc' END
@@ -134,9 +137,16 @@ accepted AS (
         CASE WHEN is_flat THEN coalesce(e.error_message, e.error.message) ELSE e.error.message END AS error_message,
         CAST(e.payload AS VARCHAR) AS payload,
         CAST(e.metrics AS VARCHAR) AS metrics,
-        CASE WHEN is_flat THEN e.duration_ms END AS event_duration_ms,
+        e.duration_ms AS event_duration_ms,
         event_type IN ({{known_types}}) AS is_known_type,
-        CASE WHEN verdict IS NULL THEN hash(event_type, status, json_keys(e.payload), json_keys(e.metrics), is_flat, e.duration_ms IS NULL) END AS shape
+        CASE
+            WHEN verdict IS NULL
+            THEN hash(
+                event_type, status, json_keys(e.payload), json_keys(e.metrics), e.duration_ms IS NULL,
+                CASE WHEN contains(payload, ':null') THEN json_type(e.payload, '$.*') END,
+                CASE WHEN contains(metrics, ':null') THEN json_type(e.metrics, '$.*') END
+            )
+        END AS shape
     FROM reasons
 )
 

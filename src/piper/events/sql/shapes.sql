@@ -1,22 +1,52 @@
 -- description: which field of the registry a shape of events breaks; NULL = none, or a type that the registry lacks
 -- grain: shape (type, status and present keys), as parse.sql numbers them
 -- inputs: parsed (the output of parse.sql)
+-- notes: a field that is null is not there; of duplicate keys the first one counts, here too
 WITH examples AS (
     SELECT
         shape,
         any_value(event_type) AS event_type,
         any_value(status) AS status,
-        list_concat(
-            list_transform(json_keys(any_value(payload)), lambda k: 'payload.' || k),
-            list_transform(json_keys(any_value(metrics)), lambda k: 'metrics.' || k),
-            CASE WHEN any_value(event_duration_ms) IS NOT NULL THEN ['event.duration_ms'] END
-        ) AS present
+        any_value(payload) AS payload,
+        any_value(metrics) AS metrics,
+        any_value(event_duration_ms) AS event_duration_ms
     FROM parsed
     WHERE shape IS NOT NULL
     GROUP BY shape
+),
+
+fields AS (
+    SELECT
+        *,
+        json_keys(payload) AS payload_keys,
+        json_keys(metrics) AS metrics_keys,
+        json_type(payload, '$.*') AS payload_types,
+        json_type(metrics, '$.*') AS metrics_types
+    FROM examples
+),
+
+presence AS (
+    SELECT
+        shape,
+        event_type,
+        status,
+        list_concat(
+            [
+                'payload.' || name
+                FOR name, place IN payload_keys
+                IF payload_types[place] <> 'NULL' AND list_position(payload_keys, name) = place
+            ],
+            [
+                'metrics.' || name
+                FOR name, place IN metrics_keys
+                IF metrics_types[place] <> 'NULL' AND list_position(metrics_keys, name) = place
+            ],
+            CASE WHEN event_duration_ms IS NOT NULL THEN ['event.duration_ms'] END
+        ) AS present
+    FROM fields
 )
 
 SELECT
     shape,
     CASE event_type {{violations}} END AS contract_violation
-FROM examples
+FROM presence

@@ -1,7 +1,7 @@
 -- description: every accepted event
 -- grain: event_id
 -- inputs: fresh
--- notes: a flat event's top-level duration_ms is kept as its metrics when it brings none
+-- notes: a top-level duration_ms is kept as the event's metrics when it brings none
 SELECT
     event_id,
     schema_version,
@@ -25,7 +25,14 @@ SELECT
     error_code,
     error_message,
     payload,
-    coalesce(metrics, '{"duration_ms":' || to_json(coalesce(to_bigint(event_duration_ms), to_double(event_duration_ms))) || '}') AS metrics,
+    coalesce(
+        metrics,
+        '{"duration_ms":'
+        || coalesce(
+            to_json(to_bigint(event_duration_ms)), to_json(to_double(event_duration_ms)), to_json(event_duration_ms)
+        )
+        || '}'
+    ) AS metrics,
     source_file,
     source_offset,
     source_line,

@@ -1,0 +1,228 @@
+"""What a command does itself when no daemon runs: init, one pass over the spool, gold from scratch.
+
+Each function opens the writer, works and closes it; nothing of a terminal is in here. What is committed when one of
+them is killed or interrupted stays, and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from piper.errors import PiperError, WriterLockedError
+from piper.layout import Layout
+from piper.ops.metrics import GOLD_MODELS, Metrics
+from piper.settings import Settings
+from piper.silver.store import Store
+from piper.writer import Writer
+
+HOLDER_TRIES = 10
+HOLDER_PAUSE_SECONDS = 0.2
+"""A process that has just taken the lock writes its name a moment later; we look again before we call it unknown."""
+
+Progress = Callable[[int, int], None]
+"""Told the bytes that are done and the bytes that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitSummary:
+    """`created`: the paths that were not there before; empty when nothing was missing."""
+
+    data_root: str
+    catalog: str
+    created: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """One pass over the spool.
+
+    `deferred_*`: bytes that are no complete line yet; `doubtful_files`: files that look cut or replaced, which later
+    looks must confirm; `unreadable`: files and directories that could not be read.
+    """
+
+    files: int
+    bytes: int
+    accepted: int
+    duplicates: int
+    quarantined: int
+    quarantined_by_reason: dict[str, int]
+    deferred_files: int
+    deferred_bytes: int
+    doubtful_files: int
+    unreadable: int
+    lost_bytes: int
+    gold_failed: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MaterializeSummary:
+    """`models` were rebuilt, `failed` were not and keep their old rows."""
+
+    models: list[str]
+    failed: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildRun:
+    """`found`: what the new manifest was made of (see `silver.rebuild`); `read`: what raw added to it."""
+
+    found: dict[str, Any]
+    read: IngestSummary
+
+
+@contextmanager
+def open_writer(settings: Settings, command: str) -> Iterator[Writer]:
+    """The writer of the data root, closed at the end. Raises PiperError, WriterLockedError with the holder's name."""
+    writer = _open(settings, command)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _open(settings: Settings, command: str) -> Writer:
+    for _ in range(HOLDER_TRIES):
+        try:
+            return Writer.open(settings, Metrics(), command=command)
+        except WriterLockedError as error:
+            if is_named(error.holder):
+                raise
+            time.sleep(HOLDER_PAUSE_SECONDS)
+    return Writer.open(settings, Metrics(), command=command)
+
+
+def is_named(holder: str) -> bool:
+    """Whether the holder of the lock has said which command it is."""
+    return holder.startswith("`")
+
+
+def makes_ingest_needless(holder: str) -> bool:
+    """Whether the holder reads the spool itself, so that another ingest has nothing to do (overlapping cron jobs)."""
+    return re.match(r"`(piperd|piper ingest)\b", holder) is not None
+
+
+def init(settings: Settings) -> InitSummary:
+    """Create what is missing: directories, manifest, snapshots, catalog. Changes nothing that is there."""
+    layout = Layout.of(settings)
+    paths = (
+        layout.data_root, layout.state, layout.silver, layout.warehouse, layout.quarantine, layout.run_logs,
+        layout.manifest, layout.tail, layout.gold, layout.catalog,
+    )  # fmt: skip
+    missing = [path for path in paths if not path.exists()]
+    with open_writer(settings, "piper init"):
+        created = [str(path) for path in missing if path.exists()]
+    return InitSummary(str(layout.data_root), str(layout.catalog), created)
+
+
+def ingest(settings: Settings, on_progress: Progress) -> IngestSummary:
+    """Read everything that the spool holds now, and bring silver, quarantine, gold and the snapshots up to date."""
+    started = time.monotonic()
+    if not Layout.of(settings).manifest.exists():
+        _require_spool(settings)  # before anything is made: both roots may be missing because a mount is
+    with open_writer(settings, "piper ingest") as writer:
+        return _pass(writer, started, on_progress)
+
+
+def rebuild(settings: Settings, on_step: Callable[[str, int, int], None], on_progress: Progress) -> RebuildRun:
+    """Make a new manifest from what is in the data root, then read all of raw again: dedupe keeps what silver has.
+
+    The spool must be there before anything is touched. Killed at any point, it can be run again.
+    """
+    from piper.silver.rebuild import forget_recounts
+    from piper.silver.rebuild import rebuild as make_manifest
+
+    _require_spool(settings)
+    found = make_manifest(settings, on_progress=on_step)
+    started = time.monotonic()
+    with open_writer(settings, "piper rebuild") as writer:
+        return RebuildRun(asdict(found), _pass(writer, started, on_progress, after_reading=forget_recounts))
+
+
+def _pass(
+    writer: Writer, started: float, on_progress: Progress, *, after_reading: Callable[[Store], None] | None = None
+) -> IngestSummary:
+    writer.scan()
+    if writer.tailer.spool_error:
+        raise _unreachable(writer.tailer.spool_error)
+    offsets = {source: source.offset for source in writer.tailer.sources}
+    _read_all(writer, on_progress)
+    if after_reading is not None:
+        after_reading(writer.store)
+    writer.seal()
+    writer.export_quarantine()
+    writer.publish()
+    writer.refresh_gold(writer.store.cursor())
+    return _summary(writer, offsets, time.monotonic() - started)
+
+
+def _require_spool(settings: Settings) -> None:
+    root = settings.paths.raw_root
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise _unreachable(f"{root}: {error.strerror}") from error
+
+
+def _unreachable(what: str) -> PiperError:
+    return PiperError(
+        f"the spool cannot be read: {what}",
+        hint="Check the mount and its permissions, or set paths.raw_root (--raw-root DIR).",
+    )
+
+
+def _read_all(writer: Writer, on_progress: Progress) -> None:
+    total, _, _ = writer.tailer.backlog()
+    on_progress(0, total)
+    while writer.ingest() is not None:
+        on_progress(writer.totals.bytes, total)
+
+
+def _summary(writer: Writer, offsets: dict[Any, int], seconds: float) -> IngestSummary:
+    totals, sources = writer.totals, list(writer.tailer.sources)
+    waiting = [source.size - source.offset for source in sources if not source.vanished and source.suspicion is None]
+    return IngestSummary(
+        files=sum(1 for source in sources if source.offset != offsets.get(source, 0)),
+        bytes=totals.bytes,
+        accepted=totals.accepted,
+        duplicates=totals.duplicates,
+        quarantined=sum(totals.quarantined.values()),
+        quarantined_by_reason=dict(sorted(totals.quarantined.items(), key=lambda item: -item[1])),
+        deferred_files=sum(1 for size in waiting if size > 0),
+        deferred_bytes=sum(size for size in waiting if size > 0),
+        doubtful_files=sum(1 for source in sources if source.suspicion is not None),
+        unreadable=int(_counted(writer.metrics, "piper_file_events_total", kind="io_error")),
+        lost_bytes=int(_counted(writer.metrics, "piper_lost_bytes_total")),
+        gold_failed=failed_models(writer.metrics),
+        seconds=round(seconds, 3),
+    )
+
+
+def materialize(settings: Settings, models: Sequence[str] | None) -> MaterializeSummary:
+    """Rebuild these gold models (None: all) from all of silver, and the catalog. Names must be of GOLD_MODELS."""
+    started = time.monotonic()
+    with open_writer(settings, "piper materialize") as writer:
+        chosen = list(GOLD_MODELS) if models is None else list(models)
+        writer.prepare_warehouse(force_catalog=True)
+        writer.refresh_gold(writer.store.cursor(), rebuild=True, models=chosen)
+        failed = failed_models(writer.metrics)
+        done = [name for name in chosen if name not in failed]
+        return MaterializeSummary(done, failed, round(time.monotonic() - started, 3))
+
+
+def failed_models(metrics: Metrics) -> list[str]:
+    """The gold models that failed in this process."""
+    return [
+        name for name in GOLD_MODELS if _counted(metrics, "piper_gold_refreshes_total", model=name, result="error") > 0
+    ]
+
+
+def _counted(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0

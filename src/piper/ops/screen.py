@@ -1,0 +1,164 @@
+"""What commands show on a terminal. Everything that comes from data is `Text`: never read as Rich markup."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from piper.oneshot import IngestSummary, RebuildRun
+from piper.ops.doctor import Check, Level, describe_writer, duration, size, worst
+from piper.settings import SettingRow
+
+PIPE_COLUMNS = 200
+"""Width when no terminal tells one: lines stay whole for grep."""
+STYLES = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+def console() -> Console:
+    """Standard output."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, soft_wrap=False, width=None if known else PIPE_COLUMNS)
+
+
+@contextmanager
+def byte_progress(title: str, *, visible: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, shown only if `visible`; gives what moves it: (done, total) in bytes."""
+    if not visible:
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=max(done, total))
+
+
+@contextmanager
+def step_progress(*, visible: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Says on stderr which step has begun, if `visible`; gives what it is told by: (step, done, total)."""
+    said: set[str] = set()
+
+    def tell(step: str, _done: int, _total: int) -> None:
+        if visible and step not in said:
+            said.add(step)
+            sys.stderr.write(f"{step} …\n")
+
+    yield tell
+
+
+def facts(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
+    """A title and one line a fact; the terminal folds what is too long."""
+    width = max(len(name) for name, _ in rows)
+    out.print(Text(title, style="bold"), soft_wrap=True)
+    for name, value in rows:
+        out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), value), soft_wrap=True)
+
+
+def show_ingest(out: Console, summary: IngestSummary, title: str = "ingested") -> None:
+    """The summary of one pass."""
+    rows = [
+        ("files", f"{summary.files:,} with news, {size(summary.bytes)}"),
+        ("accepted", f"{summary.accepted:,} events"),
+        ("duplicate", f"{summary.duplicates:,}"),
+        ("quarantined", _with_reasons(summary.quarantined, summary.quarantined_by_reason)),
+    ]
+    if summary.deferred_files:
+        what = f"{summary.deferred_files:,} files end in a line that is not complete ({size(summary.deferred_bytes)})"
+        rows.append(("deferred", f"{what}; read when the rest comes"))
+    if summary.doubtful_files:
+        what = f"{summary.doubtful_files:,} files look cut, replaced or gone"
+        rows.append(("doubtful", f"{what}; believed once later runs agree"))
+    if summary.unreadable:
+        rows.append(("unreadable", f"{summary.unreadable:,} files or directories; tried again next time"))
+    if summary.lost_bytes:
+        rows.append(("lost", f"{size(summary.lost_bytes)} were seen earlier and are gone unread"))
+    if summary.gold_failed:
+        rows.append(("gold", f"FAILED for {', '.join(summary.gold_failed)}; readers keep the old rows"))
+    facts(out, f"{title} in {summary.seconds:.2f} s", rows)
+
+
+def show_status(out: Console, status: dict[str, Any]) -> None:
+    """One screen: who writes, what is on the spool, what is in the warehouse."""
+    rows = [("spool", status["paths"]["raw_root"]), ("data root", status["paths"]["data_root"])]
+    disk = status["disk"]
+    rows.append(("disk", f"{size(disk['free_bytes'])} free of {size(disk['size_bytes'])}"))
+    rows += [("problem", problem["reason"]) for problem in status.get("problems", [])]
+    if "commits" in status:
+        rows += _spool_rows(status) + _warehouse_rows(status)
+    facts(out, describe_writer(status), rows)
+
+
+def _spool_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    spool, files = status["spool"], status["files"]
+    known = f"{files['tracked']:,} known, {files['vanished']:,} vanished, {files['doubtful']:,} doubtful"
+    if not spool["reachable"]:
+        return [("files", known), ("unread", f"unknown, the spool cannot be read: {spool['error']}")]
+    unread = "nothing"
+    if spool["unread_files"]:
+        age = duration(spool["oldest_unread_seconds"])
+        unread = f"{size(spool['unread_bytes'])} in {spool['unread_files']:,} files, oldest {age}"
+    return [("files", known), ("unread", unread)]
+
+
+def _warehouse_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    commits, events, chunks = status["commits"], status["events"], status["chunks"]
+    gold = [moment for moment in status["gold"].values() if moment]
+    return [
+        ("accepted", f"{events['accepted']:,} events, {events['duplicates']:,} duplicates left out"),
+        ("quarantined", _with_reasons(events["quarantined"], status["quarantined_by_reason"])),
+        ("last commit", f"{commits['last_commit_utc'] or 'never'} (number {commits['commit_seq']:,})"),
+        ("last seal", f"{commits['last_seal_utc'] or 'never'}; {status['tail_rows']:,} rows wait in the tail"),
+        ("silver", f"{chunks['files']:,} chunks, {size(chunks['bytes'])}"),
+        ("gold", f"{len(gold)} models, last refreshed {max(gold, default='never')}"),
+    ]
+
+
+def show_rebuild(out: Console, run: RebuildRun) -> None:
+    """What the new manifest was made of, and what raw added."""
+    rows = [(name, _plain(value)) for name, value in run.found.items() if value]
+    facts(out, "rebuilt the manifest", rows or [("found", "nothing in the data root")])
+    show_ingest(out, run.read, "read the spool again")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value):,}: {', '.join(str(item) for item in value[:3])}{'…' if len(value) > 3 else ''}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def show_checks(out: Console, checks: list[Check]) -> None:
+    """One line a check, its hint below it."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        head = (check.level.value, STYLES[check.level])
+        out.print(Text.assemble(head, f"  {check.name:<{width}}  ", check.value), soft_wrap=True)
+        if check.hint:
+            out.print(Text(f"{'':<{width + 8}}→ {check.hint}", style="dim"), soft_wrap=True)
+    level = worst(checks)
+    out.print(
+        Text(f"{level.value}: {sum(1 for c in checks if c.level is level)} of {len(checks)} checks", STYLES[level])
+    )
+
+
+def show_settings(out: Console, rows: list[SettingRow]) -> None:
+    """Each setting, its value and its source."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("key", "value", "source"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        value = str(row.value).lower() if isinstance(row.value, bool) else str(row.value)
+        table.add_row(Text(row.key), Text(value), Text(row.source, style="dim"))
+    out.print(table)
+
+
+def _with_reasons(total: int, reasons: dict[str, int]) -> str:
+    if not reasons:
+        return f"{total:,}"
+    return f"{total:,} lines: {', '.join(f'{reason} {lines:,}' for reason, lines in reasons.items())}"

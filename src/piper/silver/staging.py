@@ -1,0 +1,71 @@
+"""Staging: chunks between being written and being in their place in silver, and what a death in between leaves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from piper.failpoints import failpoint
+from piper.files import fsync_path, make_directory
+from piper.layout import Layout
+
+
+def staged_name(path: str) -> str:
+    """Flat name of a staged chunk whose place below silver/ is `path`."""
+    return quote(path, safe="=")
+
+
+def place_of(name: str) -> str:
+    """The inverse of `staged_name`."""
+    return unquote(name)
+
+
+def unfold(staging: Path, prefix: str) -> None:
+    """For a rebuild: move what is staged to `<prefix><commit>/<place>`, which opening removes and never reveals.
+
+    Safe to repeat after a death in between. What died while it was copied (`<commit>.copy`) was never durable: it
+    stays, and opening removes it.
+    """
+    for directory in sorted(staging.iterdir()) if staging.is_dir() else []:
+        if not directory.name.isdigit():
+            continue
+        for source in sorted(directory.glob("*.parquet")):
+            target = staging / f"{prefix}{directory.name}" / place_of(source.name)
+            make_directory(target.parent)
+            source.rename(target)
+            fsync_path(target.parent)
+        shutil.rmtree(directory)
+
+
+def reveal(layout: Layout, staged: Path) -> list[Path]:
+    """Rename every staged chunk to its place in silver, durably. Safe to repeat: what was renamed is gone from here."""
+    moved: list[Path] = []
+    for source in sorted(staged.glob("*.parquet")):
+        target = layout.silver / place_of(source.name)
+        make_directory(target.parent)
+        source.rename(target)
+        moved.append(target)
+        failpoint("reveal.moved")
+    for parent in {path.parent for path in moved}:
+        fsync_path(parent)
+    shutil.rmtree(staged)
+    return moved
+
+
+def recover_staging(layout: Layout, sealed_through: int) -> None:
+    """Finish or undo what died between writing chunks and revealing them.
+
+    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these
+    rows from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must
+    not.
+    """
+    if not layout.staging.is_dir():
+        return
+    for directory in sorted(layout.staging.iterdir()):
+        if not directory.is_dir():
+            directory.unlink()  # what a death left of testing whether this directory can be written
+        elif directory.name.isdigit() and int(directory.name) <= sealed_through:
+            reveal(layout, directory)
+        else:
+            shutil.rmtree(directory)

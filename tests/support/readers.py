@@ -1,0 +1,173 @@
+"""A reader as Grafana is one: another process, another DuckDB, one connection, the same queries again and again.
+
+`Reader` starts this very file with the readers' DuckDB first on its path. It runs until told to stop and then prints
+what it saw. It must import nothing but the standard library and that DuckDB.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+STOP_SECONDS = 60.0
+PROBLEMS_MAX = 20
+GOLD_TOTALS = {
+    "gold_publish_health_daily": ("total_publishes", "silver_publish_usd"),
+    "gold_render_health_daily": ("total_jobs", "silver_render_stats_summary"),
+    "gold_farm_pressure_daily": ("snapshot_count", "silver_tractor_farm_snapshot"),
+    "gold_tool_reliability_daily": ("total_invocations", "silver_tool_events"),
+    "gold_storage_growth_weekly": ("scan_count", "silver_storage_scan_bucket"),
+    "gold_data_quality_daily": ("total_events", "silver_events"),
+}
+"""What each gold model counts, and the view that these are rows of."""
+
+
+class Reader:
+    """A reader process over a catalog. `stop()` ends it and gives its report.
+
+    With `writable`, it only opens the given databases read-write, so that it holds DuckDB's exclusive lock on them,
+    says so, and waits.
+    """
+
+    def __init__(self, site: Path, *databases: Path, writable: bool = False, prefix: Sequence[str] = ()) -> None:
+        mode = "lock" if writable else "loop"
+        self._process = subprocess.Popen(
+            [*prefix, sys.executable, __file__, mode, *map(str, databases)],
+            env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_started(self) -> str:
+        """Wait until it has connected; returns its first line."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self._process.communicate()[1]
+        return line.strip()
+
+    def stop(self) -> dict[str, Any]:
+        """End it; its report, a JSON object."""
+        out, err = self._process.communicate("stop\n", timeout=STOP_SECONDS)
+        assert self._process.returncode == 0, err
+        report = json.loads(out.splitlines()[-1])
+        assert isinstance(report, dict)
+        return report
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+
+class _Watch:
+    """What one connected reader has seen so far."""
+
+    def __init__(self, con: Any) -> None:
+        self._con = con
+        self.views = [
+            row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        ]
+        self.counts = dict.fromkeys(self.views, 0)
+        self.totals = dict.fromkeys(GOLD_TOTALS, 0)
+        self.problems: list[str] = []
+        self.queries = 0
+
+    def round(self) -> None:
+        """Every view once: gold before the silver view that it counts, so that silver may only be ahead."""
+        for gold, (column, silver) in GOLD_TOTALS.items():
+            found = self._ask(f"SELECT count(*), coalesce(sum({column}), 0)::BIGINT FROM {gold}")
+            self._look_at_silver(silver)
+            if found is not None:
+                self._must_not_shrink(gold, self.counts, found[0])
+                self._must_not_shrink(gold, self.totals, found[1])
+                if found[1] > self.counts[silver]:
+                    self.problems.append(f"{gold} counts {found[1]}, {silver} has {self.counts[silver]}")
+        for silver in self.views:
+            if silver.startswith("silver_"):
+                self._look_at_silver(silver)
+
+    def types(self) -> dict[str, dict[str, str]]:
+        """Column types by view."""
+        return {
+            view: {row[0]: row[1] for row in self._con.execute(f"DESCRIBE {view}").fetchall()} for view in self.views
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Everything, once more asked now that nothing moves."""
+        self.round()
+        version = self._con.execute("SELECT version()").fetchone()[0]
+        return {
+            "version": version,
+            "queries": self.queries,
+            "counts": self.counts,
+            "totals": self.totals,
+            "problems": self.problems,
+            "types": self.types(),
+        }
+
+    def _look_at_silver(self, view: str) -> None:
+        found = self._ask(f"SELECT count(*), count(DISTINCT event_id) FROM {view}")
+        if found is not None:
+            self._must_not_shrink(view, self.counts, found[0])
+            if found[0] != found[1]:
+                self.problems.append(f"{view} has {found[0]} rows with {found[1]} ids")
+
+    def _must_not_shrink(self, view: str, seen: dict[str, int], now: int) -> None:
+        if now < seen[view]:
+            self.problems.append(f"{view} went back from {seen[view]} to {now}")
+        seen[view] = now
+
+    def _ask(self, query: str) -> Any:
+        self.queries += 1
+        try:
+            return self._con.execute(query).fetchone()
+        except Exception as error:
+            self.problems.append(f"{query}: {type(error).__name__}: {error}")
+            return None
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _main(mode: str, *databases: str) -> None:
+    import threading
+
+    import duckdb
+
+    stop = threading.Event()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        stop.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    connections = [duckdb.connect(database, read_only=mode == "loop") for database in databases]
+    _say("connected")
+    if mode == "lock":
+        stop.wait()
+        report: dict[str, Any] = {"locked": len(connections)}
+    else:
+        watch = _Watch(connections[0])
+        while not stop.is_set() and len(watch.problems) < PROBLEMS_MAX:
+            watch.round()
+        stop.wait()
+        report = watch.report()
+    _say(json.dumps(report))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
