@@ -308,6 +308,27 @@ def test_an_inode_number_that_comes_again_at_both_paths_is_told_apart_by_content
     assert spool.events["renamed"] == 1
 
 
+def test_a_source_that_lost_its_name_is_not_read_from_what_stands_there_now(spool: Spool) -> None:
+    """Not even when that has its inode number again."""
+    half_read(spool)
+    spool.scan()
+    away = spool.root.parent / "away"
+    spool.path(A).rename(away)
+    spool.append(A, numbered(500, 501))
+    spool.tailer.look(A.encode())
+    spool.delete(A)
+    away.write_bytes(numbered(600, 603))
+    away.rename(spool.path(A))
+    spool.tailer.look(A.encode())
+    came = []
+    for _ in range(20):
+        came += spool.ingest()
+        spool.clock.pass_seconds(1)
+        spool.tailer.poll()
+    assert came == texts(600, 603)
+    assert spool.believe() == []
+
+
 def test_a_refill_whose_events_end_alike_at_the_same_places_is_seen(spool: Spool) -> None:
     """Same first 4 KiB, lines of the same length, and the same last bytes of each: only the numbers differ."""
     header = b'{"header": "' + b"x" * 4096 + b'"}\n'

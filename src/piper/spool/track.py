@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from piper.spool.discover import Scan, is_spool_path, scan_spool
-from piper.spool.identity import Doubt, Source, Suspicion, display_path, open_to_read
+from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path, open_to_read
 from piper.spool.index import SourceIndex
 from piper.spool.ledger import Ledger
 
@@ -30,8 +30,6 @@ UNSEEN_SECONDS = 3600.0
 """The same for a displaced source that may have moved to where the scans see nothing."""
 HOT_SECONDS = 600.0
 """A file that grew within this time is looked at every poll; others by the full scan only."""
-VANISHED_SECONDS = 30 * 86400.0
-"""How long a vanished file can come back and be known; raw files are kept for a week."""
 
 
 class Tracker:
@@ -138,6 +136,9 @@ class Tracker:
 
     def mismatched(self, source: Source, doubt: Doubt) -> None:
         """The file under its name and inode number does not hold its content: another one that we know, or a doubt."""
+        source.mtime_ns = -1
+        if self.sources.at(source.path) is not source:
+            return  # it lost that name, and what stands there is not its own; the scans decide what became of it
         try:
             status = os.lstat(self._root_bytes + b"/" + source.path)
         except OSError:
@@ -302,6 +303,6 @@ class Tracker:
     def _forget_long_vanished(self) -> None:
         now = self._utc()
         for source, since in list(self._vanished.items()):
-            if now - since > VANISHED_SECONDS:
+            if now - since > VANISHED_DAYS * 86400:
                 del self._vanished[source]
                 self.sources.forget(source)
