@@ -57,7 +57,7 @@ class ManifestDamagedError(PiperError):
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(
             f"the ingest manifest {path} is damaged: {detail}",
-            hint="Run `piper rebuild`: it sets the damaged file aside and makes a new one from silver and the raw spool.",
+            hint="Run `piper rebuild`: it sets the file aside and makes a new manifest from silver and the raw spool.",
         )
 
 

@@ -36,7 +36,7 @@ SETTINGS = {
 @pytest.mark.timeout(400)
 def test_every_line_arrives_exactly_once_though_piperd_is_killed_twenty_times(tmp_path: Path) -> None:
     seed = int(os.environ.get(SEED_VARIABLE) or SystemRandom().randrange(1_000_000))
-    print(f"{SEED_VARIABLE}={seed}")  # noqa: T201 - how to repeat a failure
+    print(f"{SEED_VARIABLE}={seed}")
     rng = Random(seed)
     data_root = tmp_path / "data"
     writers = NumberedWriters(tmp_path / "raw", Random(seed))

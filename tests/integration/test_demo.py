@@ -18,7 +18,7 @@ import duckdb
 import pytest
 from prometheus_client import generate_latest
 from rich.console import Console, RenderableType
-from tests.support.deadline import eventually
+from tests.support.polling import wait_until
 
 import piper
 from piper.demo.live import MARKER, run_demo
@@ -180,11 +180,13 @@ def test_a_signal_ends_the_live_screen_and_piperd_cleanly(
     endless: tuple[subprocess.Popen[bytes], Path, Path], number: signal.Signals
 ) -> None:
     process, root, drawn = endless
-    eventually(lambda: b"piper \xc2\xb7 live" in drawn.read_bytes(), "the live screen")
+    wait_until(lambda: b"piper \xc2\xb7 live" in drawn.read_bytes(), what="the live screen")
     piperd = piperd_of(process)
     os.killpg(process.pid, number)  # as a terminal does
     assert process.wait(60) == 0, drawn.read_text()
-    text = eventually(lambda: drawn.read_text() if "Ask it something" in drawn.read_text() else "", "the last words")
+    text = wait_until(
+        lambda: drawn.read_text() if "Ask it something" in drawn.read_text() else "", what="the last words"
+    )
     assert NO_QUERY_FAILED.search(text)
     assert "\x1b[?25h" in text  # the cursor is back
     assert not Path(f"/proc/{piperd}").exists()
@@ -195,10 +197,10 @@ def test_a_piperd_that_dies_ends_the_demo_with_its_log(
     endless: tuple[subprocess.Popen[bytes], Path, Path],
 ) -> None:
     process, root, drawn = endless
-    eventually(lambda: b"piper \xc2\xb7 live" in drawn.read_bytes(), "the live screen")
+    wait_until(lambda: b"piper \xc2\xb7 live" in drawn.read_bytes(), what="the live screen")
     os.kill(piperd_of(process), signal.SIGKILL)
     assert process.wait(60) == 1
-    text = eventually(lambda: drawn.read_text() if "All of it" in drawn.read_text() else "", "the last words")
+    text = wait_until(lambda: drawn.read_text() if "All of it" in drawn.read_text() else "", what="the last words")
     assert "piperd ended with exit code -9" in text
     assert "component=daemon" in text
     assert str(root / "piperd.log") in text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import count
+import json
+from itertools import count, product
 from pathlib import Path
 
 import pytest
+from tests.support import gold_reference as raw
 from tests.support.odd_lines import (
     BROKEN_LINES,
     DIALECTS,
@@ -14,6 +16,7 @@ from tests.support.odd_lines import (
     ODD_VERSIONS,
     ONE_OF_EACH,
     TYPES,
+    Raw,
     dump,
     full_event,
     odd_times,
@@ -93,3 +96,24 @@ def test_a_byte_order_mark_is_let_through_at_the_beginning_of_a_file_only(tmp_pa
     lines = [b"\xef\xbb\xbf" + dump(full_event("file.open", "nested", f"e{n}")).encode() for n in range(2)]
 
     check(tmp_path, lines)
+
+
+def test_payload_and_metrics_alone_give_the_duration_that_stood_at_the_top_of_the_event(tmp_path: Path) -> None:
+    metrics = [None, {}, {"x": 1}, {"duration_ms": None, "x": 1}, {"launch_duration_ms": None}, {"duration_ms": 7}]
+    payloads = [None, {}, {"duration_ms": None}, {"duration_ms": 8}]
+    durations = [None, 5, 5.5, "6", "six", Raw("1e3"), Raw("1e30"), 2**53 + 1, True, [1]]
+    lines = [
+        dump(
+            {**full_event("file.open", dialect, f"e{n}"), "metrics": of_metrics, "payload": payload, "duration_ms": top}
+        )
+        for n, (dialect, of_metrics, payload, top) in enumerate(product(DIALECTS, metrics, payloads, durations))
+    ]
+    files = {"ws1/ana/a.jsonl": "".join(line + "\n" for line in lines).encode()}
+    with spool_run(tmp_path) as run:
+        run.ingest(files)
+
+        check_agreement(run, files)
+        tools = {row["event_id"]: row["duration_ms"] for row in run.rows("tool_events")}
+        for row in run.rows("events"):
+            stored = {name: json.loads(row[name] or "{}") for name in ("payload", "metrics")}
+            assert raw.integer(stored, raw.ALIASES["duration_ms"]) == tools[row["event_id"]]

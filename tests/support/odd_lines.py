@@ -198,7 +198,6 @@ def spoiled(line: bytes) -> Iterator[bytes]:
     yield from (
         b" \t" + line + b" \r",
         b"\xef\xbb\xbf" + line,
-        line + b"\x00",
         line + b"\x0c",
         line + b",",
         line + line,

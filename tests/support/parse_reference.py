@@ -10,8 +10,8 @@ Choices that the contract leaves open, made here once (those about casts are in 
   type, the form of event_type, status, the optional objects, the time, the clock.
 - A time is RFC 3339, or without seconds, with a space, a comma or `+05`; no 24:00, no leap second, no fraction of more
   than nine digits, and not before the year 1 in UTC. Digits after the sixth are cut off.
-- Optional text fields take any JSON value as its text. A top-level duration_ms counts in both dialects; it is kept as
-  the metrics of an event that has none.
+- Optional text fields take any JSON value as its text. A top-level duration_ms counts in both dialects; where it
+  is the one that counts it is kept among the metrics, so that payload and metrics alone give every other dataset.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 LINE_BYTES_MAX = 1 << 20
 DEEP = "[" * 10_000 + "]" * 10_000
 """What Python cannot parse for its depth; `judge` looks at a shallow stand-in for this very text."""
-STAND_IN = '["ten thousand deep"]'
+STAND_IN = "[[10000]]"
 
 NESTED_REQUIRED = "event_id event_type occurred_at_utc status pipeline.name host.hostname host.user session.session_id"
 FLAT_REQUIRED = "event_id event_type occurred_at status action_id hostname host_user"
@@ -246,14 +246,17 @@ _FLAT_COLUMNS = {
 
 
 def _stored_metrics(event: Row, first_pairs: Row) -> str | None:
-    if event.get("metrics") is not None:
-        return repr(first_pairs["metrics"])
-    if event.get("duration_ms") is None:
-        return None
+    """The metrics, with a top-level duration_ms among them when no other duration counts before it: in front, or, where
+    a null has its place, at the end."""
+    pairs = None if event.get("metrics") is None else first_pairs["metrics"]
+    if event.get("duration_ms") is None or raw.lookup(event, DURATION.removesuffix(" duration_ms")) is not None:
+        return None if pairs is None else repr(pairs)
     value: Any = raw.integer(event, "duration_ms")
     if value is None:
         value = raw.number(event, "duration_ms")
-    return repr([("duration_ms", text_of(event, "duration_ms") if value is None else value)])
+    added = [("duration_ms", text_of(event, "duration_ms") if value is None else value)]
+    others = [pair for pair in pairs or [] if pair[0] != "duration_ms"]
+    return repr(others + added if len(others) < len(pairs or []) else added + others)
 
 
 def text_of(event: Row, names: str) -> str | None:

@@ -360,6 +360,18 @@ def test_a_huge_line_is_cut_and_says_its_true_length(tmp_path: Path) -> None:
         assert run.rows("events")[0]["source_line"] == 2
 
 
+def test_a_nul_byte_that_stays_in_a_line_makes_it_invalid(tmp_path: Path) -> None:
+    with spool_run(tmp_path) as run:
+        run.ingest({"ws1/ana/a.jsonl": line(nested())[:-1] + b"\0}\n" + line(nested()) + b"\n"})
+        for _ in range(5):  # the tailer believes in NUL bytes only when several looks agree
+            run.seconds += 60
+            run.look()
+        run.writer.export_quarantine()
+
+        assert [(record["reason"], record["source_line"]) for record in run.quarantined()] == [("invalid_json", 1)]
+        assert [row["source_line"] for row in run.rows("events")] == [2]
+
+
 def test_a_run_of_bad_lines_costs_each_of_them_only(tmp_path: Path) -> None:
     lines = [line(nested(event_id=f"e{n}")) if n % 5 == 0 else b'{"n": "\xff%d"}' % n for n in range(20_000)]
 

@@ -136,7 +136,6 @@ def parse_sql() -> str:
         object_problem=_object_problem(),
         statuses=_quoted(STATUSES),
         publish_kinds=_quoted(PUBLISH_KINDS),
-        known_types=_quoted(list(EVENT_TYPES)),
     )
 
 

@@ -103,16 +103,7 @@ def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime
     con.execute(
         """CREATE OR REPLACE VIEW work.fresh AS
         SELECT
-            parsed.*,
-            coalesce(dataset, '') AS dataset,
-            coalesce(event_group, 'other') AS event_group,
-            contract_violation,
-            ingested_at_utc,
-            commit_seq
-        FROM work.parsed
-        LEFT JOIN work.shapes USING (shape)
-        LEFT JOIN work.registry USING (event_type),
-        work.this_commit"""
+            parsed.*, ingested_at_utc, commit_seq FROM work.parsed, work.this_commit"""
     )
 
 
@@ -120,7 +111,7 @@ def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
     rows = con.execute(
         """SELECT event_group, dataset, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
             count(*) FILTER (NOT is_known_type)
-        FROM fresh GROUP BY event_group, dataset"""
+        FROM fresh LEFT JOIN shapes USING (shape) GROUP BY event_group, dataset"""
     ).fetchall()
     for group, dataset, count, last, violations, unknown in rows:
         result.accepted_by_group[group] = result.accepted_by_group.get(group, 0) + count

@@ -1,14 +1,15 @@
 -- description: one slice of lines → one row per line: its typed envelope, or the reason of its rejection
 -- grain: line
--- inputs: lines(line_index BIGINT, line VARCHAR, suspicious BOOLEAN, source_file VARCHAR, source_offset BIGINT, source_line BIGINT)
---         valid UTF-8 only; $received_at TIMESTAMP: the clock of this batch, UTC
+-- inputs: lines(line_index BIGINT, line VARCHAR, suspicious BOOLEAN, source_file VARCHAR, source_offset BIGINT,
+--         source_line BIGINT), valid UTF-8 only; registry(event_type, event_group, dataset); $received_at TIMESTAMP: the clock of this batch, UTC
 -- output: verdict NULL = accepted, 'blank:' = no event and no rejection, else 'reason:field'. occurred_at_utc is UTC,
 --         microseconds (what is finer is cut off). shape: events with equal type, status, keys and null fields share it,
 --         so that the registry is checked once a shape (shapes.sql) and not once an event.
 -- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings, looking
---        only at `suspicious` lines: those with two neighbouring bytes that such an oddity cannot do without. Blank lines are judged and not filtered out, for a filter would
---        be pushed below and compute is_json twice. Of duplicate keys the first one counts. A time is RFC 3339 or looser
---        (no seconds, a space, a comma, +05): no 24:00, no leap second, no year that UTC would put before the year 1.
+--        only at `suspicious` lines: those with bytes that such an oddity cannot do without. Blank lines are judged and
+--        not filtered out, for a filter would be pushed below and compute is_json twice. Of duplicate keys the first
+--        one counts. A time is RFC 3339 or looser (no seconds, a space, a comma, +05): no 24:00, no leap second, no
+--        year that UTC would put before the year 1.
 WITH checked AS (
     SELECT
         line_index,
@@ -138,7 +139,6 @@ accepted AS (
         CAST(e.payload AS VARCHAR) AS payload,
         CAST(e.metrics AS VARCHAR) AS metrics,
         e.duration_ms AS event_duration_ms,
-        event_type IN ({{known_types}}) AS is_known_type,
         CASE
             WHEN verdict IS NULL
             THEN hash(
@@ -150,4 +150,9 @@ accepted AS (
     FROM reasons
 )
 
-SELECT * FROM accepted
+SELECT
+    accepted.*,
+    registry.event_type IS NOT NULL AS is_known_type,
+    coalesce(dataset, '') AS dataset,
+    coalesce(event_group, 'other') AS event_group
+FROM accepted LEFT JOIN registry ON accepted.event_type = registry.event_type
