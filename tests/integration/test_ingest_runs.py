@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ class Cron:
             "PIPER_INGEST__LINE_BYTES_MAX": "4096",
         }
         self.settings = load_settings(env=environment).settings
-        self.now = 1_790_000_000.0
+        self.now = time.time()
 
     def append(self, name: str, data: bytes) -> None:
         path = self.raw / name
@@ -50,6 +51,9 @@ class Cron:
             self.events = {row[0] for row in writer.store.con.execute("SELECT event_id FROM events_tail").fetchall()}
             self.rejected = writer.store.con.execute(
                 "SELECT reason, source_file, source_offset, raw_bytes FROM rejections ORDER BY ALL"
+            ).fetchall()
+            self.sources = writer.store.con.execute(
+                "SELECT source_file, vanished FROM sources ORDER BY source_file"
             ).fetchall()
             return writer.totals.accepted
         finally:
@@ -128,3 +132,19 @@ def test_a_spool_that_is_away_for_some_runs_costs_nothing(cron: Cron) -> None:
     cron.append(A, events("2"))
     assert cron.run() == 1
     assert cron.rejected == []
+
+
+def test_a_file_that_vanished_long_ago_leaves_the_manifest(cron: Cron) -> None:
+    cron.append(A, events("1"))
+    cron.append(B, events("2"))
+    cron.run()
+    (cron.raw / A).unlink()
+    for _ in range(4):
+        cron.run()
+    assert cron.sources == [(A, True), (B, False)]
+    cron.now -= 40 * 86400  # what is written now is old for the manifest, which looks at the real clock
+    (cron.raw / B).unlink()
+    cron.append(C, events("3"))
+    for _ in range(4):
+        cron.run()
+    assert cron.sources == [(A, True), (C, False)]

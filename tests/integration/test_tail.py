@@ -158,6 +158,8 @@ def test_a_successor_that_is_seen_before_the_renamed_file_costs_nothing(spool: S
     assert spool.pass_through() == texts(10, 20)
     assert spool.believe() == []
     assert spool.lost_bytes == 0
+    spool.scan()
+    assert not spool.gather(), "nobody doubts it any more"
 
 
 @pytest.mark.parametrize("order", [(A, "host/user/a.1.jsonl"), ("host/user/a.1.jsonl", A)])
@@ -306,6 +308,27 @@ def test_an_inode_number_that_comes_again_at_both_paths_is_told_apart_by_content
     assert spool.events["renamed"] == 1
 
 
+def test_a_source_that_lost_its_name_is_not_read_from_what_stands_there_now(spool: Spool) -> None:
+    """Not even when that has its inode number again."""
+    half_read(spool)
+    spool.scan()
+    away = spool.root.parent / "away"
+    spool.path(A).rename(away)
+    spool.append(A, numbered(500, 501))
+    spool.tailer.look(A.encode())
+    spool.delete(A)
+    away.write_bytes(numbered(600, 650))
+    away.rename(spool.path(A))
+    spool.tailer.look(A.encode())
+    came = []
+    for _ in range(20):
+        came += spool.ingest()
+        spool.clock.pass_seconds(1)
+        spool.tailer.poll()
+    assert came == texts(600, 650)
+    assert spool.believe() == []
+
+
 def test_a_refill_whose_events_end_alike_at_the_same_places_is_seen(spool: Spool) -> None:
     """Same first 4 KiB, lines of the same length, and the same last bytes of each: only the numbers differ."""
     header = b'{"header": "' + b"x" * 4096 + b'"}\n'
@@ -337,7 +360,7 @@ def test_inode_numbers_that_a_file_system_uses_again_lose_nothing(spool: Spool) 
 
 
 def test_a_size_that_is_small_for_a_minute_makes_nothing_come_again(spool: Spool) -> None:
-    content = numbered(0, 100)
+    content = numbered(0, 2000)
     spool.append(A, content)
     spool.pass_through()
     os.truncate(spool.path(A), 50)
@@ -345,9 +368,9 @@ def test_a_size_that_is_small_for_a_minute_makes_nothing_come_again(spool: Spool
         assert spool.pass_through() == []
         spool.restart()
         spool.clock.pass_seconds(10)
-    spool.rewrite(A, content + numbered(100, 102))
-    assert spool.believe() == texts(100, 102)
-    assert "truncated" not in spool.events
+    spool.rewrite(A, content + numbered(2000, 2002))
+    assert spool.believe() == texts(2000, 2002)
+    assert spool.events == {}
 
 
 def test_a_truncation_is_believed_by_polling_alone(spool: Spool) -> None:
@@ -363,12 +386,48 @@ def test_a_truncation_is_believed_by_polling_alone(spool: Spool) -> None:
     assert spool.events == {"truncated": 1}
 
 
-def test_a_file_truncated_below_its_offset_counts_what_was_seen_and_is_gone(spool: Spool) -> None:
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("count", [2, 30], ids=["below the offset", "past the offset"])
+def test_the_cut_line_of_a_rewritten_file_is_handed_on_and_nothing_else_is_lost(
+    spool: Spool, count: int, restart: bool
+) -> None:
     spool.append(A, numbered(10, 20) + b"cut")
     spool.pass_through()
-    spool.rewrite(A, numbered(50, 52))
-    assert spool.believe() == texts(50, 52)
+    spool.rewrite(A, numbered(50, 50 + count))
+    spool.pass_through()
+    if restart:
+        spool.restart()
+    assert spool.believe() == texts(50, 50 + count)
     assert spool.rejected() == [("truncated_line", 100, 3, b"cut")]
+    assert spool.lost_bytes == 0
+
+
+def test_a_file_that_was_one_cut_line_and_holds_another_text_now_is_another_file(spool: Spool) -> None:
+    spool.append(A, b'{"cut')
+    spool.pass_through()
+    spool.rewrite(A, numbered(0, 3))
+    assert spool.believe() == texts(0, 3)
+    assert spool.rejected() == [("truncated_line", 0, 5, b'{"cut')]
+
+
+def test_a_file_whose_beginning_alone_differs_is_another_file(spool: Spool) -> None:
+    content = numbered(100, 1000)
+    spool.append(A, content)
+    spool.pass_through()
+    with spool.path(A).open("r+b") as stream:
+        stream.write(b'{"N": 100}')
+    assert spool.believe() == [b'{"N": 100}', *texts(101, 1000)]
+
+
+def test_a_restart_between_two_turns_at_a_file_reads_the_rest(spool: Spool) -> None:
+    spool.append(A, numbered(0, 20_000))
+    spool.scan()
+    batch = Batch()
+    spool.tailer.read(batch, 1)
+    spool.manifest.commit(batch)
+    spool.restart()
+    came = [line.text for line in lines_of(batch)] + spool.pass_through()
+    assert came == texts(0, 20_000)
 
 
 def test_a_refill_between_two_turns_of_one_batch_yields_no_piece_of_a_line(spool: Spool) -> None:
@@ -432,10 +491,12 @@ def test_a_file_that_is_absent_for_hours_goes_on_where_it_was(spool: Spool) -> N
     spool.scan()
     away = spool.root.parent / "away"
     spool.path(A).rename(away)
-    spool.believe(rounds=10, seconds=600)
+    for _ in range(10):
+        spool.scan()
+        spool.clock.pass_seconds(600)
     assert spool.events["vanished"] == 1
     away.rename(spool.path(A))
-    assert spool.pass_through() == texts(10, 20)
+    assert sorted(spool.pass_through()) == [b"", *texts(10, 20)]
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -473,15 +534,20 @@ import os, sys
 from pathlib import Path
 from tests.support.spool import Spool, numbered, texts
 spool = Spool(Path(sys.argv[1]))
-a, b = "one/user/a.jsonl", "two/user/b.jsonl"
-spool.append(a, numbered(0, 10)); spool.append(b, numbered(0, 10))
-one, two = spool.path(a).stat(), spool.path(b).stat()
-assert one.st_ino == two.st_ino and one.st_dev != two.st_dev, (one, two)
-assert spool.pass_through() == texts(0, 10) * 2
-spool.append(a, numbered(10, 20)); spool.append(b, numbered(20, 30))
-spool.rename(a, "one/user/a.1.jsonl"); spool.rename(b, "two/user/b.1.jsonl")
-assert sorted(spool.pass_through()) == sorted(texts(10, 20) + texts(20, 30))
-assert spool.events == {"renamed": 2}
+names = ["one/user/a", "two/user/a", "two/user/b", "one/user/b"]
+for name in names:  # one after the other, so that either device is the first to be known
+    spool.append(name + ".jsonl", numbered(0, 10))
+    assert spool.pass_through() == texts(0, 10)
+found = [spool.path(name + ".jsonl").stat() for name in names]
+assert found[0].st_ino == found[1].st_ino != found[2].st_ino == found[3].st_ino
+assert found[0].st_dev != found[1].st_dev
+known = [spool.source(name + ".jsonl") for name in names]
+for number, name in enumerate(names):
+    spool.append(name + ".jsonl", numbered(100 + number, 101 + number))
+    spool.rename(name + ".jsonl", name + ".1.jsonl")
+assert sorted(spool.pass_through()) == texts(100, 104)
+assert [spool.source(name + ".1.jsonl") for name in names] == known
+assert spool.events == {"renamed": 4}
 assert spool.believe() == []
 """
 

@@ -74,12 +74,28 @@ def test_a_nul_page_is_held_back_for_as_long_as_the_one_before_it_was(spool: Spo
     spool.append(A, bytes(500))
     assert wait(spool) == []
     assert spool.lost_bytes == 500
-    spool.append(A, numbered(0, 3) + bytes(600))
+    spool.append(A, numbered(0, 3) + bytes(36) + numbered(7, 9))
     assert wait(spool, 20) == texts(0, 3)
     fill(spool, A, 500 + 27, numbered(3, 7))
-    os.truncate(spool.path(A), 500 + 27 + 36)
-    assert wait(spool) == texts(3, 7)
+    assert wait(spool, 10) == texts(3, 9)
     assert (spool.skips, spool.lost_bytes) == ([], 500)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("second", [450, 1000], ids=["within one line", "in the next lines"])
+def test_the_doubt_begins_anew_when_the_nul_bytes_are_others(spool: Spool, second: int, restart: bool) -> None:
+    """Pages that arrive late one after the other: each gets its own time."""
+    content = b'{"text": "' + b"x" * 900 + b'"}\n' + numbered(0, 100)
+    spool.append(A, content[:300] + bytes(900) + content[1200:])
+    assert wait(spool, 20) == []
+    if restart and second == 1000:
+        spool.restart()
+    fill(spool, A, 300, content[300:second])
+    wait(spool, 20)
+    fill(spool, A, second, content[second:1200])
+    wait(spool, 20)
+    assert spool.texts == content.splitlines()
+    assert spool.lost_bytes == 0
 
 
 def test_nul_bytes_that_become_text_after_they_were_skipped_bring_that_text(spool: Spool) -> None:
@@ -200,11 +216,11 @@ def test_a_refill_behind_a_long_line_loses_no_line(spool: Spool) -> None:
 
 
 def test_a_nul_page_within_a_long_line_cannot_hide_its_end(spool: Spool) -> None:
-    content = b"x" * 9000 + b"\n" + numbered(0, 300)
+    content = b"x" * 9000 + b"\n" + numbered(0, 800)
     spool.append(A, content[:8192] + bytes(4096) + content[12288:])
     assert wait(spool, 10) == []
     fill(spool, A, 8192, content[8192:12288])
-    assert wait(spool, 10) == texts(0, 300)
+    assert wait(spool, 10) == texts(0, 800)
     assert [skip[:3] for skip in spool.rejected()] == [("line_too_long", 0, 9000)]
 
 

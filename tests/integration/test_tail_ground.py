@@ -256,6 +256,11 @@ def test_an_idle_spool_writes_nothing(spool: Spool) -> None:
         spool.tailer.look(A.encode())
         assert not spool.gather()
         spool.clock.pass_seconds(60)
+    spool.restart()
+    spool.scan()
+    batch = spool.gather()
+    assert not batch, "the cut line was looked at again, and is no news"
+    assert batch.bytes == 0, "and a batch cannot be full of such lines"
 
 
 def test_a_hint_of_a_new_file_needs_no_scan(spool: Spool) -> None:

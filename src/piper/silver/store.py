@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from piper.silver import schema
 from piper.silver.belonging import check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
 from piper.silver.staging import recover_staging
-from piper.spool.identity import Doubt, Source, Suspicion
+from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
 
 T = TypeVar("T")
 
@@ -117,7 +117,10 @@ class Store:
         return int(row[0]) if row else 0
 
     def sources(self) -> list[Source]:
-        """Every spool file that has a state, oldest first."""
+        """Every spool file that has a state, oldest first; forgets those that vanished long ago."""
+        self.con.execute(
+            "DELETE FROM sources WHERE vanished AND updated_at_utc < ?", [utc_now() - timedelta(days=VANISHED_DAYS)]
+        )
         rows = self.con.execute(
             "SELECT source_id, path, device, inode, read_offset, lines, head, head_bytes, guard, guard_bytes, size,"
             " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 HEAD_BYTES = 1024
 GUARD_BYTES = 4096
 """Several events: the last bytes of two events of one kind are often alike."""
+VANISHED_DAYS = 30
+"""How long a vanished file can come back and be known; raw files are kept for a week."""
 
 
 def fingerprint(data: bytes) -> bytes:

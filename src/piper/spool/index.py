@@ -40,18 +40,18 @@ class SourceIndex:
         """The source that has this name."""
         return self._by_path.get(path)
 
-    def add(self, source: Source) -> Source | None:
-        """Take in a new source; returns the one whose name it takes."""
+    def add(self, source: Source) -> bool:
+        """Take in a new source; returns whether it displaces another one."""
         self._by_inode.setdefault(source.inode, []).append(source)
         return self._take_name(source)
 
-    def rename(self, source: Source, path: bytes) -> Source | None:
-        """`source` goes by another name now; returns the one that had it."""
+    def rename(self, source: Source, path: bytes) -> None:
+        """`source` goes by another name now; one that had it is displaced."""
         if self._by_path.get(source.path) is source:
             del self._by_path[source.path]
         self.displaced.discard(source)
         source.path = path
-        return self._take_name(source)
+        self._take_name(source)
 
     def forget(self, source: Source) -> None:
         """Drop all knowledge of a source."""
@@ -76,13 +76,13 @@ class SourceIndex:
         others = (self._standing(source) for source in self._candidates(status) if source.path != path)
         return any(there is not None and os.path.samestat(there, status) for there in others)
 
-    def _take_name(self, source: Source) -> Source | None:
+    def _take_name(self, source: Source) -> bool:
         holder = self._by_path.get(source.path)
         self._by_path[source.path] = source
         if holder is None or holder.vanished:
-            return None
+            return False
         self.displaced.add(holder)
-        return holder
+        return True
 
     def _candidates(self, status: os.stat_result) -> list[Source]:
         """Those with this inode number, those on this device first (a remount may number devices anew)."""

@@ -102,8 +102,6 @@ class Tailer:
         tracker, ledger = self._tracker, self._tracker.ledger
         first, size = len(batch.spans), 0
         for source in list(tracker.ready):
-            if source not in tracker.ready:  # set aside since, by what was found at another
-                continue
             del tracker.ready[source]
             turn = take_turn(self._root, source, batch.checkpoints.get(source), self._limits)
             self._settle(source, turn, batch)
@@ -133,8 +131,7 @@ class Tailer:
         for source in batch.checkpoints:
             source.long_line, source.held_bytes = None, 0
             ledger.keep_fragment(source, None)  # it was seen from an offset that does not count
-            if not source.vanished and source not in tracker.sources.displaced:
-                tracker.ready[source] = None
+            tracker.ready[source] = None
         ledger.touched |= batch.touched
         ledger.lost.extend(skip for skip in batch.skips if skip.reason == "truncated_line")
 

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from piper.spool.discover import Scan, is_spool_path, scan_spool
-from piper.spool.identity import Doubt, Source, Suspicion, display_path, open_to_read
+from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path, open_to_read
 from piper.spool.index import SourceIndex
 from piper.spool.ledger import Ledger
 
@@ -30,8 +30,6 @@ UNSEEN_SECONDS = 3600.0
 """The same for a displaced source that may have moved to where the scans see nothing."""
 HOT_SECONDS = 600.0
 """A file that grew within this time is looked at every poll; others by the full scan only."""
-VANISHED_SECONDS = 30 * 86400.0
-"""How long a vanished file can come back and be known; raw files are kept for a week."""
 
 
 class Tracker:
@@ -138,6 +136,9 @@ class Tracker:
 
     def mismatched(self, source: Source, doubt: Doubt) -> None:
         """The file under its name and inode number does not hold its content: another one that we know, or a doubt."""
+        source.mtime_ns = -1
+        if self.sources.at(source.path) is not source:
+            return  # it lost that name, and what stands there is not its own; the scans decide what became of it
         try:
             status = os.lstat(self._root_bytes + b"/" + source.path)
         except OSError:
@@ -222,28 +223,17 @@ class Tracker:
         if self.sources.is_second_name(path, status):
             return
         source = Source(path, status.st_dev, status.st_ino)
-        replaced = self.sources.add(source)
-        if replaced is not None:
+        if self.sources.add(source):
             self.ledger.observed.event("replaced", path)
-            self._set_aside(replaced)
         self.ledger.observed.discovered += 1
         self._observe(source, status)
 
     def _move(self, source: Source, path: bytes, status: os.stat_result) -> None:
         if source.path != path:
             self.ledger.observed.event("renamed", path, display_path(source.path))
-        in_the_way = self.sources.rename(source, path)
-        if in_the_way is not None:
-            self._set_aside(in_the_way)
-        source.mtime_ns = -1  # it may have been set aside with bytes unread
+        self.sources.rename(source, path)
         self.ledger.touched.add(source)
         self._observe(source, status)
-
-    def _set_aside(self, source: Source) -> None:
-        """Another file took its name; it may turn up under a new one."""
-        self._hot.pop(source, None)
-        self.ready.pop(source, None)
-        self.ledger.touched.add(source)
 
     def _observe(self, source: Source, status: os.stat_result) -> None:
         """A look that found the same inode under the same name."""
@@ -313,6 +303,6 @@ class Tracker:
     def _forget_long_vanished(self) -> None:
         now = self._utc()
         for source, since in list(self._vanished.items()):
-            if now - since > VANISHED_SECONDS:
+            if now - since > VANISHED_DAYS * 86400:
                 del self._vanished[source]
                 self.sources.forget(source)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 from watchfiles import awatch
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 DEBOUNCE_MILLISECONDS = 50
 RETRY_SECONDS = 5.0
@@ -33,7 +34,7 @@ async def changed_paths(root: Path, stop: anyio.Event) -> AsyncIterator[tuple[li
                 names = {os.fsencode(name) for _, name in changes}
                 files = [name.removeprefix(prefix) for name in names if name.endswith(b".jsonl")]
                 yield files, len(files) < len(names)
-        except OSError:  # also FileNotFoundError: no root yet; watchfiles' own errors are OSErrors
+        except (OSError, WatchfilesRustInternalError):  # no root yet, no watches left, or the watcher failed later
             pass
         with anyio.move_on_after(RETRY_SECONDS):
             await stop.wait()
