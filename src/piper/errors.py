@@ -40,11 +40,12 @@ class DataRootError(PiperError):
 
 
 class WriterLockedError(PiperError):
-    """Another piper process holds the manifest. `holder` says who."""
+    """Another piper process holds the manifest. `holder` says who; `is_writer` that it gave its name as a writer."""
 
-    def __init__(self, message: str, *, holder: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, holder: str, hint: str = "", is_writer: bool = True) -> None:
         super().__init__(message, hint=hint)
         self.holder = holder
+        self.is_writer = is_writer
 
 
 class ManifestNewerError(PiperError):

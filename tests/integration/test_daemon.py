@@ -415,9 +415,7 @@ def test_with_a_hundred_thousand_known_files_it_is_ready_and_reads_nothing_again
     wait_for_events(piperd, 5)
     piperd.stop()
     with capsys.disabled():
-        print(
-            f"\npiperd with {tracked:.0f} known files: {' '.join(peak.split())}"
-        )
+        print(f"\npiperd with {tracked:.0f} known files: {' '.join(peak.split())}")
     assert tracked == KNOWN_FILES
     assert read_bytes == 0
 

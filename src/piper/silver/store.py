@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,9 @@ from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
 
 T = TypeVar("T")
 
+NAMELESS_HOLDER_SECONDS = 2.0
+"""How long opening waits for a process that holds the lock and has not written that it is a writer."""
+
 
 def utc_now() -> datetime:
     """Now, as the naive UTC timestamp that DuckDB columns hold."""
@@ -49,6 +53,18 @@ class Progress:
     accepted: int
     duplicates: int
     quarantined: int
+
+
+def _connect_patiently(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Connect; wait a moment for a holder that gives no name: `piper status` reads a manifest at rest, and is soon gone."""
+    deadline = time.monotonic() + NAMELESS_HOLDER_SECONDS
+    while True:
+        try:
+            return connect(layout, settings)
+        except WriterLockedError as error:
+            if error.is_writer or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 class Store:
@@ -74,7 +90,7 @@ class Store:
         ensure_writable(layout.data_root, "data root")
         ensure_writable(layout.state, "state directory")
         check_not_lost(layout)
-        con = connect(layout, settings)
+        con = _connect_patiently(layout, settings)
         store: Store | None = None
         try:
             _check_version(con, layout)
@@ -243,6 +259,7 @@ def translate(error: duckdb.Error, manifest: Path) -> PiperError:
             holder=holder,
             hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first"
             " (systemctl stop piperd).",
+            is_writer=holder.startswith("`"),
         )
     if "different configuration" in text:
         holder = "this very process"
