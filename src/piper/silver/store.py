@@ -56,7 +56,7 @@ class Progress:
 
 
 def _connect_patiently(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
-    """Connect; wait a moment for a holder that gives no name: `piper status` reads a manifest at rest, and is soon gone."""
+    """Connect; wait a moment for a holder without a name: `piper status` reads a manifest at rest and is soon gone."""
     deadline = time.monotonic() + NAMELESS_HOLDER_SECONDS
     while True:
         try:
