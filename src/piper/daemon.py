@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -32,6 +33,7 @@ from piper.files import ensure_writable
 from piper.gold.models import load_models
 from piper.layout import Layout
 from piper.ops.control import Handler, Progress, serve_control
+from piper.ops.facts import network_file_system
 from piper.ops.health import Health
 from piper.ops.http import MetricsServer
 from piper.ops.logging import RunLog, close_run_log, configure_logging
@@ -120,7 +122,7 @@ class Daemon:
                 await tasks.start(self._watch_signals)
                 await self._in_thread(self._open)
                 tasks.start_soon(self._gold_loop)
-                if self.settings.watch.mode != "poll":
+                if self._wants_file_events():
                     tasks.start_soon(self._watch_spool)
                 await tasks.start(serve_control, self.layout.control_socket, self._handlers())
                 await self._ingest_loop()
@@ -329,6 +331,14 @@ class Daemon:
                 self._stopping.set()
                 self._wake.set()
                 threading.Thread(target=_end_late, daemon=True).start()
+
+    def _wants_file_events(self) -> bool:
+        """On a network share events tell only what this very host writes, so `auto` leaves them out there."""
+        mode = self.settings.watch.mode
+        if mode != "auto":
+            return mode == "events"
+        mounts = Path("/proc/mounts").read_text("utf-8", "surrogateescape")
+        return not network_file_system(self.settings.paths.raw_root, mounts)
 
     async def _watch_spool(self) -> None:
         async for paths, other in changed_paths(self.settings.paths.raw_root, self._stopping):

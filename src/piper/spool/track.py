@@ -206,7 +206,9 @@ class Tracker:
                 self._move(moved, path, status)
             else:
                 unknown.append((path, status))
-        for path, status in unknown:  # after the renames, so that a file that moved away is no longer in the way
+        # After the renames, so that a file that moved away is no longer in the way. Oldest first, so that a backlog is
+        # read in the order of time and a batch of it touches few dates.
+        for path, status in sorted(unknown, key=lambda entry: entry[1].st_mtime_ns):
             self._take_in_file(path, status)
         for source in list(self.sources):
             if source.path not in scan.files and scan.saw(source.path):
