@@ -159,6 +159,9 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
     make_directory(layout.state)
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": settings.duckdb.memory_limit,
+        # Cores are used by statements side by side (slices, copies, gold), each on one: a COPY into a hundred partitions
+        # on two threads costs a third more CPU and twice the buffers of two COPYs on one.
+        "threads": 1,
         "temp_directory": str(layout.state / "tmp"),
         "preserve_insertion_order": False,
         "enable_external_file_cache": False,
@@ -167,8 +170,6 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
-    if settings.duckdb.threads:
-        config["threads"] = settings.duckdb.threads
     con = _as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
     layout.manifest.chmod(0o640)
     con.execute("ATTACH ':memory:' AS work")
