@@ -240,12 +240,19 @@ def _suspicious(lines: Lines) -> npt.NDArray[np.bool_]:
     """
     flags = np.zeros(len(lines.ends), dtype=np.bool_)
     flags[:1] = True  # the first line has no byte before it
-    for start in range(0, len(lines.data), _BLOCK_BYTES):
+    data = np.frombuffer(lines.data, dtype=np.uint8)
+    for start in range(0, len(data), _BLOCK_BYTES):
         block = lines.data[start : start + _BLOCK_BYTES + 1].translate(_CLASSES)
         classes = np.frombuffer(block, dtype=np.uint8)
         hits = (classes[1:] >> 1) & classes[:-1] & (_BEFORE_VALUE | _BEFORE_CLOSE)
         if hits.any():
-            flags[np.searchsorted(lines.ends, np.flatnonzero(hits) + start + 1, side="right")] = True
+            found = np.flatnonzero(hits)
+            at = found + start + 1
+            word = [data[np.minimum(at + n, len(data) - 1)] | 0x20 for n in range(3)]  # in lower case
+            is_nan = (word[0] == ord("n")) & (word[1] == ord("a")) & (word[2] == ord("n"))
+            is_infinity = (word[0] == ord("i")) & (word[1] == ord("n")) & (word[2] == ord("f"))
+            at = at[(hits[found] & _BEFORE_CLOSE > 0) | is_nan | is_infinity]
+            flags[np.searchsorted(lines.ends, at, side="right")] = True
     return flags
 
 
