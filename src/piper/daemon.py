@@ -104,6 +104,8 @@ class Daemon:
         self._spool_error: str | None = None
         self._wake = anyio.Event()
         self._stopping = anyio.Event()
+        self._caught_up = anyio.Event()
+        """The ingest loop had nothing to do for the first time."""
         self._next_scan = self._next_rescan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
         self._scan_seconds = 0.0
 
@@ -147,6 +149,7 @@ class Daemon:
                 await self._reopen(error, failures)
                 continue
             if idle_seconds > 0:
+                self._caught_up.set()
                 await self._rest(idle_seconds)
 
     async def _rest(self, seconds: float) -> None:
@@ -347,6 +350,8 @@ class Daemon:
             self._wake.set()
 
     async def _gold_loop(self) -> None:
+        with anyio.move_on_after(self.settings.gold.refresh_seconds):
+            await self._caught_up.wait()  # so that the first refresh has something to show
         while not self._stopping.is_set():
             self.health.beat("gold")
             async with self._gold_lock:
@@ -369,11 +374,10 @@ class Daemon:
             )
         except duckdb.InterruptException:
             return False
-        except (
-            duckdb.Error,
-            OSError,
-        ) as error:  # each model's failure is counted; this one is the publish or the instance
-            self.metrics.gold_refreshed(load_models()[0].name, 0.0, ok=False, error=str(error))
+        except (duckdb.Error, OSError) as error:
+            # A single model's failure is counted where it happens; this one kept all of them from readers.
+            for model in load_models():
+                self.metrics.gold_refreshed(model.name, 0.0, ok=False, error=str(error))
             return False
 
     # ---- control -------------------------------------------------------------------------------------------------

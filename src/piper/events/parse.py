@@ -191,7 +191,7 @@ class Parser:
         columns = {
             "line_index": np.arange(first, first + count)[good],
             "line": text,
-            "suspicious": _suspicious(lines)[good],
+            "suspicious": suspicious_lines(lines)[good],
             "source_file": pa.DictionaryArray.from_arrays(
                 lines.span_of[good].astype(np.int32), pa.array(files, pa.string())
             ),
@@ -233,7 +233,7 @@ def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Array[Any]:
     return pa.Array.from_buffers(pa.binary(), len(lines.ends), buffers).filter(pa.array(~bad)).cast(pa.string())
 
 
-def _suspicious(lines: Lines) -> npt.NDArray[np.bool_]:
+def suspicious_lines(lines: Lines) -> npt.NDArray[np.bool_]:
     """Which lines need a closer look at their JSON: those with two neighbouring bytes that a laxity needs.
 
     A value that begins with n or i in any case (NaN, Infinity), or a bracket closed after a comma or white space.

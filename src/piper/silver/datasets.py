@@ -141,7 +141,7 @@ DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _DATASETS}
 
 MACROS = (
     # A non-integer is never rounded into an integer column. JSON numbers with a fraction or an exponent arrive as the
-    # shortest text of their double: 5.0, 1e+20. (A cast to DECIMAL(38, …) would judge them too, 300 times slower.)
+    # shortest text of their double: 5.0, 1e+20. (Why not by DECIMAL: bench/choices.py, casts.)
     r"""CREATE OR REPLACE MACRO work.to_bigint(x) AS CASE
         WHEN regexp_full_match(x, '-?[0-9]+(\.0+)?') THEN TRY_CAST(split_part(x, '.', 1) AS BIGINT)
         WHEN regexp_full_match(x, '-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+')

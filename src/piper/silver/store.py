@@ -159,13 +159,14 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
     make_directory(layout.state)
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": settings.duckdb.memory_limit,
-        # Cores are used by statements side by side (slices, copies, gold), each on one: a COPY into a hundred partitions
-        # on two threads costs a third more CPU and twice the buffers of two COPYs on one.
+        # Cores are used by statements side by side (slices, copies, gold), each on one: a COPY into many partitions
+        # costs less CPU on one thread than on two, and half the buffers (bench/choices.py, one_core).
         "threads": 1,
         "temp_directory": str(layout.state / "tmp"),
         "preserve_insertion_order": False,
         "enable_external_file_cache": False,
-        # What this process writes as DuckDB files is small or soon replaced: cheap encodings, twice as quick to write.
+        # What this process writes as DuckDB files is small or soon replaced: the cheap
+        # encodings only (bench/choices.py, snapshot).
         "disabled_compression_methods": "fsst,zstd,dict_fsst,alp,alprd,chimp,patas,roaring",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

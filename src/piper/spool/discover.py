@@ -1,7 +1,7 @@
 """Directory scans: the truth about which spool files exist.
 
 A scan that met an error proves nothing about what it did not see; it says so in `failed` and `root_error`. Symbolic
-links are never followed. Cost: one `scandir` per directory and one `stat` per file (100,000 files: 0.4 s of CPU).
+links are never followed. Cost: one `scandir` per directory and one `stat` per file.
 """
 
 from __future__ import annotations

@@ -1,0 +1,172 @@
+"""Why it is done this way: ratios between what piper does and the obvious alternative, measured in one run.
+
+    python bench/choices.py [--json]
+
+casts       text of 100,000 integers to BIGINT: `to_bigint` against a cast by way of DECIMAL(38, 10)
+laxity      finding lines where DuckDB's JSON reader may be laxer than RFC 8259, in 32 MiB of simulated lines: byte
+            classes against one regular expression a line
+one_core    CPU of writing 100,000 simulated events into their partitions as Parquet: one DuckDB thread against two
+snapshot    CPU of writing 20,000 such rows as a DuckDB file: the encodings that piper leaves on, against all of them
+rmdir       removing a tree of 160 directories that were fsynced, against one directory
+
+Each number is the median of five; a ratio below 1 is what piper's way costs of the other one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from piper.demo.simulate import SimulateOptions, simulate
+from piper.events.parse import split, suspicious_lines
+from piper.files import fsync_path
+from piper.silver.datasets import MACROS
+from piper.spool.identity import Source
+from piper.spool.turn import Span
+
+REGEX = r"[:,\[ \t\r-](?:[nN][aA]|[iI][nN][fF])|,[ \t\r\n]*[}\]]"
+LEFT_OUT = "fsst,zstd,dict_fsst,alp,alprd,chimp,patas,roaring"
+
+
+def cost(action: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Median of five runs, in seconds of `clock`."""
+    taken = []
+    for _ in range(5):
+        started = clock()
+        action()
+        taken.append(clock() - started)
+    return statistics.median(taken)
+
+
+def casts() -> float:
+    con = duckdb.connect()
+    con.execute("ATTACH ':memory:' AS work")
+    for macro in MACROS:
+        con.execute(macro)
+    con.execute(
+        "CREATE TABLE numbers AS SELECT CAST(1000 + i * 7919 % 1000000 AS VARCHAR) AS x FROM range(100000) r (i)"
+    )
+    ours = cost(lambda: con.execute("SELECT count(work.to_bigint(x)) FROM numbers").fetchall(), time.process_time)
+    other = cost(
+        lambda: con.execute("SELECT count(TRY_CAST(TRY_CAST(x AS DECIMAL(38, 10)) AS BIGINT)) FROM numbers").fetchall(),
+        time.process_time,
+    )
+    return ours / other
+
+
+def laxity(spool: Path) -> float:
+    data = b"".join(file.read_bytes() for file in sorted(spool.glob("*/*/*.jsonl")))[: 32 << 20]
+    data = data[: data.rfind(b"\n") + 1]
+    lines = split([Span(Source(b"h/u/x.jsonl", 0, 0), 0, 1, data.count(b"\n"), data)])
+    con = duckdb.connect(config={"threads": 1})
+    con.execute("CREATE TABLE lines (line VARCHAR)")
+    table = pa.table({"line": data.decode().splitlines()})
+    con.register("source", table)
+    con.execute("INSERT INTO lines SELECT line FROM source")
+    ours = cost(lambda: suspicious_lines(lines), time.process_time)
+    other = cost(
+        lambda: con.execute("SELECT count(*) FROM lines WHERE regexp_matches(line, ?)", [REGEX]).fetchall(),
+        time.process_time,
+    )
+    return ours / other
+
+
+def events_table(con: duckdb.DuckDBPyConnection, spool: Path) -> None:
+    con.execute(
+        f"""CREATE TABLE events AS SELECT
+            event_id, event_type, CAST(occurred_at_utc AS DATE) AS event_date, status, payload, metrics, host, scope
+        FROM read_json('{spool}/*/*/*.jsonl', format = 'newline_delimited', columns = {{
+            event_id: 'VARCHAR', event_type: 'VARCHAR', occurred_at_utc: 'TIMESTAMP', status: 'VARCHAR',
+            payload: 'VARCHAR', metrics: 'VARCHAR', host: 'VARCHAR', scope: 'VARCHAR'}}) LIMIT 100000"""
+    )
+
+
+def one_core(spool: Path, work: Path) -> float:
+    con = duckdb.connect(config={"preserve_insertion_order": False})
+    events_table(con, spool)
+
+    def copy(threads: int) -> float:
+        con.execute(f"SET threads = {threads}")
+
+        def write() -> None:
+            con.execute(
+                f"""COPY events TO '{work}/copy' (
+                    FORMAT parquet, PARTITION_BY (event_date, event_type), COMPRESSION zstd)"""
+            )
+            shutil.rmtree(work / "copy")
+
+        return cost(write, time.process_time)
+
+    return copy(1) / copy(2)
+
+
+def snapshot(spool: Path, work: Path) -> float:
+    con = duckdb.connect(config={"threads": 1})
+    events_table(con, spool)
+
+    def write() -> None:
+        con.execute(f"ATTACH '{work}/snapshot.duckdb' AS snapshot")
+        con.execute("CREATE TABLE snapshot.tail AS FROM events LIMIT 20000")
+        con.execute("DETACH snapshot")
+        (work / "snapshot.duckdb").unlink()
+
+    everything = cost(write, time.process_time)
+    con.execute(f"SET disabled_compression_methods = '{LEFT_OUT}'")
+    return cost(write, time.process_time) / everything
+
+
+def rmdir(work: Path) -> float:
+    def remove(count: int) -> float:
+        def made() -> Path:
+            root = work / "tree"
+            for n in range(count):
+                (root / f"d{n}").mkdir(parents=True)
+                fsync_path(root / f"d{n}")
+            return root
+
+        taken = []
+        for _ in range(5):
+            root = made()
+            started = time.perf_counter()
+            shutil.rmtree(root)
+            taken.append(time.perf_counter() - started)
+        return statistics.median(taken)
+
+    return remove(1) / remove(160)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        work = Path(name)
+        spool = work / "spool"
+        simulate(SimulateOptions(spool, hosts=10, users=2, rate=0, events=120_000, days=5, dialect="nested",
+                                 malformed_ratio=0))  # fmt: skip
+        ratios = {
+            "casts": casts(),
+            "laxity": laxity(spool),
+            "one_core": one_core(spool, work),
+            "snapshot": snapshot(spool, work),
+            "rmdir": rmdir(work),
+        }
+    if arguments.json:
+        print(json.dumps(ratios))
+        return
+    for choice, ratio in ratios.items():
+        print(f"{choice:10} {ratio:6.3f}")
+
+
+if __name__ == "__main__":
+    main()
