@@ -70,7 +70,8 @@ HEADLINES: Mapping[str, Headline] = {
         """SELECT count(*), sum(latest_size_bytes), sum(growth_bytes) FROM gold_storage_growth_weekly
             WHERE week_start = (SELECT max(week_start) FROM gold_storage_growth_weekly) HAVING count(*) > 0""",
         lambda count, size, growth: (
-            f"{count:,} buckets · {_terabytes(size)} · {_terabytes(growth)} more than last week"
+            f"{count:,} buckets · {_terabytes(size)}"
+            + (f" · {_terabytes(growth)} more than last week" if growth is not None else "")
         ),
     ),
     "gold_data_quality_daily": Headline(
