@@ -411,11 +411,18 @@ class Daemon:
             if not written or writer is None:
                 raise PiperError("gold could not be rebuilt", hint="The daemon's log says why.")
             await progress({"step": "catalog"})
-            await anyio.to_thread.run_sync(writer.rewrite_catalog)
+            try:
+                await anyio.to_thread.run_sync(writer.rewrite_catalog)
+            except (duckdb.Error, OSError) as error:
+                raise _refusal(error) from error
         return {"models": [model] if model else known, "catalog": str(self.layout.catalog)}
 
     async def _as_job(self, action: Callable[[Writer], T]) -> T:
-        """Run `action` in the writer's thread between two steps of the loop."""
+        """Run `action` in the writer's thread between two steps of the loop.
+
+        Raises PiperError when that is not possible now or the ground gives way under it (a full disk, a lost mount): a
+        command is refused then, and piperd goes on. Anything else that `action` raises is a bug and ends piperd.
+        """
         done = threading.Event()
         result: list[T] = []
         errors: list[BaseException] = []
@@ -433,12 +440,21 @@ class Daemon:
         while not await anyio.to_thread.run_sync(done.wait, 1.0, abandon_on_cancel=True):
             if self._stopping.is_set():
                 raise PiperError("piperd is stopping")
+            if self._writer is None:
+                raise PiperError("piperd is opening its data root anew", hint="Ask again; /readyz says what is wrong.")
         if errors:
+            if isinstance(errors[0], duckdb.Error | OSError):
+                raise _refusal(errors[0]) from errors[0]
             raise errors[0]
         return result[0]
 
     async def _in_thread(self, action: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(action, limiter=self._thread)
+
+
+def _refusal(error: BaseException) -> PiperError:
+    """What a client is told when the disk or the manifest failed under its command."""
+    return PiperError(f"piperd could not do it: {error}", hint="Look at /readyz and the daemon's log, then ask again.")
 
 
 def _end_late() -> None:

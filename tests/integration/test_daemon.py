@@ -501,3 +501,22 @@ def test_an_unknown_command_over_the_control_socket_harms_nobody(make_piperd: Ma
         ask(piperd.data_root / "state" / "control.sock", "no-such-command")
     assert ask(piperd.data_root / "state" / "control.sock", "status")["state"] == "running"
     piperd.stop()
+
+
+def test_a_command_that_the_disk_fails_is_refused_and_piperd_goes_on(
+    make_piperd: MakePiperd, raw_root: Path, data_root: Path
+) -> None:
+    append_events(raw_root, ids("before", 5))
+    piperd = make_piperd().start_ready()
+    wait_for_events(piperd, 5)
+    in_the_way = data_root / "warehouse" / ".telemetry.duckdb.tmp"
+    in_the_way.mkdir()  # where the new catalog would be written: even root cannot write a file there
+
+    with pytest.raises(ControlError, match="piperd could not do it"):
+        ask(data_root / "state" / "control.sock", "materialize", {})
+
+    append_events(raw_root, ids("after", 5), name="telemetry-2.jsonl")
+    wait_for_events(piperd, 10)
+    in_the_way.rmdir()
+    assert ask(data_root / "state" / "control.sock", "materialize", {})["models"]
+    piperd.stop()
