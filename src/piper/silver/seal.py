@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal
@@ -80,6 +82,26 @@ def _copy(
         failpoint("seal.staged")
     failpoint("seal.copied")
     return chunks
+
+
+def insert_chunks(con: duckdb.DuckDBPyConnection, chunks: Sequence[StagedChunk], commit_seq: int) -> None:
+    """Enter chunks in the manifest, inside the caller's transaction."""
+    if not chunks:
+        return
+    table = pa.table(
+        {
+            "dataset": [chunk.dataset for chunk in chunks],
+            "event_date": pa.array([chunk.event_date for chunk in chunks], pa.date32()),
+            "path": [chunk.path for chunk in chunks],
+            "row_count": [chunk.rows for chunk in chunks],
+            "size_bytes": [chunk.size_bytes for chunk in chunks],
+        }
+    )
+    con.register("new_chunks", table)
+    try:
+        con.execute("INSERT INTO chunks SELECT *, ? FROM new_chunks", [commit_seq])
+    finally:
+        con.unregister("new_chunks")
 
 
 def _row_counts(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[str, int]:
