@@ -17,6 +17,10 @@ from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset, projection_sql
 from piper.silver.staging import staged_name
 
+PARTITIONS_AT_ONCE = 100
+"""Partitions that one COPY writes: DuckDB holds buffers for each column of each of them, so that a first run over many
+weeks of a spool would take more memory than duckdb.memory_limit allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class StagedChunk:
@@ -54,8 +58,6 @@ def stage_chunks(
 def _copy(
     con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, with_fresh: bool
 ) -> list[StagedChunk]:
-    copied = root / dataset.name
-    make_directory(copied)
     rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
     if with_fresh:
         rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
@@ -64,6 +66,36 @@ def _copy(
         partitions.append("event_type")
         known = f"CASE WHEN is_known_type THEN event_type ELSE '{UNKNOWN_PARTITION}' END"
         rows = f"SELECT * REPLACE ({known} AS event_type), event_type AS event_type_name FROM ({rows})"
+    chunks: list[StagedChunk] = []
+    for number, (first, last) in enumerate(_spans(con, rows, partitions)):
+        into = root / str(number) / dataset.name
+        make_directory(into)
+        chunks += _copy_span(con, dataset, f"FROM ({rows}) WHERE event_date BETWEEN DATE '{first}' AND DATE '{last}'",
+                             partitions, into, staged)  # fmt: skip
+    failpoint("seal.copied")
+    return chunks
+
+
+def _spans(con: duckdb.DuckDBPyConnection, rows: str, partitions: Sequence[str]) -> list[tuple[date, date]]:
+    """Runs of dates, oldest first, of at most PARTITIONS_AT_ONCE partitions (or one date) each."""
+    counts = con.execute(
+        f"""SELECT event_date, count(*) FROM (SELECT DISTINCT {", ".join(partitions)} FROM ({rows}))
+        GROUP BY event_date ORDER BY event_date"""
+    ).fetchall()
+    spans: list[tuple[date, date]] = []
+    room = 0
+    for day, count in counts:
+        if count > room:
+            spans.append((day, day))
+            room = PARTITIONS_AT_ONCE
+        spans[-1] = (spans[-1][0], day)
+        room -= count
+    return spans
+
+
+def _copy_span(
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, partitions: Sequence[str], copied: Path, staged: Path
+) -> list[StagedChunk]:
     written = con.execute(
         f"""COPY ({rows}) TO '{sql_literal(copied)}' (
             FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd, COMPRESSION_LEVEL 1,
@@ -75,12 +107,11 @@ def _copy(
     for file in files:
         file.chmod(FILE_MODE)
         fsync_path(file)
-        path = str(file.relative_to(root))
+        path = str(file.relative_to(copied.parent))
         day = file.relative_to(copied).parts[0].removeprefix("event_date=")
         chunks.append(StagedChunk(dataset.name, date.fromisoformat(day), path, rows_of[str(file)], file.stat().st_size))
         file.rename(staged / staged_name(path))
         failpoint("seal.staged")
-    failpoint("seal.copied")
     return chunks
 
 
