@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boards import publish_health
+from boards import farm_pressure, publish_health, render_health, storage_growth
 from boards.queries import Json
 
-BOARDS: tuple[Callable[[], Json], ...] = (publish_health.board,)
+BOARDS: tuple[Callable[[], Json], ...] = (
+    publish_health.board,
+    render_health.board,
+    farm_pressure.board,
+    storage_growth.board,
+)
 """In the order in which a supervisor reads them."""
