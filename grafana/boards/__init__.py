@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boards import publish_health
+from boards import data_quality, publish_health, tool_reliability
 from boards.queries import Json
 
-BOARDS: tuple[Callable[[], Json], ...] = (publish_health.board,)
+BOARDS: tuple[Callable[[], Json], ...] = (
+    publish_health.board,
+    tool_reliability.board,
+    data_quality.board,
+)
 """In the order in which a supervisor reads them."""
