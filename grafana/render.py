@@ -3,7 +3,7 @@
     python grafana/render.py [--data-root DIR] [--out DIR] [UID ...]
 
 Without --data-root it makes demo data in a temporary folder: six weeks of a simulated studio, and for the daemon's own
-dashboard a piperd that a Prometheus watches for a minute and a half (that one picture is left out where no `prometheus`
+dashboard a piperd that a Prometheus watches for a minute and a half (what needs it is left out where no `prometheus`
 is installed).
 """
 
@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from pictures import demo  # noqa: E402
 from pictures.frames import DuckDB, Json, Prometheus, Source  # noqa: E402
 from pictures.page import draw_page  # noqa: E402
 
-SQL = "motherduck-duckdb-datasource"
+SQL, PROMETHEUS = "motherduck-duckdb-datasource", "prometheus"
 
 
 def main() -> int:
@@ -45,33 +44,39 @@ def main() -> int:
     chosen = {uid: board for uid, board in boards.items() if not given.uids or uid in given.uids}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="piper-pictures-")))
-        history = {uid: board for uid, board in chosen.items() if not _is_live(board)}
-        if history:
-            data_root = given.data_root or demo.history(folder / "history")
-            with duckdb.connect(str(data_root / "warehouse" / "telemetry.duckdb"), read_only=True) as con:
-                for uid, board in history.items():
-                    _draw(uid, board, given.out, {SQL: lambda board, at: DuckDB(con, board["templating"]["list"], at)})
+        data_root = given.data_root
+        if data_root is None and any(_asks(board, SQL) for board in chosen.values()):
+            data_root = demo.history(folder / "history")
+        watched = any(_asks(board, PROMETHEUS) for board in chosen.values())
+        url = stack.enter_context(demo.watched(folder / "live")) if watched else None
         for uid, board in chosen.items():
-            if uid not in history:
-                with demo.watched(folder / "live") as url:
-                    if url is None:
-                        print(f"{uid}: left out, no `prometheus` is installed")
-                        continue
-                    recent = board | {"time": {"from": "now-2m", "to": "now"}}
-                    _draw(uid, recent, given.out, {"prometheus": lambda _board, at: Prometheus(url, at)})
+            _draw(uid, board, given.out, data_root, url)
     return 0
 
 
-def _draw(uid: str, board: Json, out: Path, sources: dict[str, Callable[[Json, TimeRange], Source]]) -> None:
-    time_range = TimeRange.of(board, datetime.now(UTC))
-    opened = {kind: make(board, time_range) for kind, make in sources.items()}
-    draw_page(board, opened, time_range, out / f"{uid}.png")
+def _draw(uid: str, board: Json, out: Path, data_root: Path | None, url: str | None) -> None:
+    now = datetime.now(UTC)
+    if not _asks(board, SQL):  # what is watched has only just begun
+        board = board | {"time": {"from": "now-2m", "to": "now"}}
+    time_range = TimeRange.of(board, now)
+    with ExitStack() as stack:
+        sources: dict[str, Source] = {}
+        if url is not None:
+            sources[PROMETHEUS] = Prometheus(url, time_range)
+        if data_root is not None:
+            catalog = data_root / "warehouse" / "telemetry.duckdb"
+            con = stack.enter_context(duckdb.connect(str(catalog), read_only=True))
+            sources[SQL] = DuckDB(con, board["templating"]["list"], time_range)
+        if _asks(board, PROMETHEUS) and url is None:
+            print(f"{uid}: left out, no `prometheus` is installed")
+            return
+        draw_page(board, sources, time_range, out / f"{uid}.png")
     print(f"{uid}.png")
 
 
-def _is_live(board: Json) -> bool:
-    """Whether it asks Prometheus."""
-    return any(panel["datasource"]["type"] == "prometheus" for panel in board["panels"])
+def _asks(board: Json, kind: str) -> bool:
+    """Whether a panel of it asks a datasource of this type."""
+    return any(panel["datasource"]["type"] == kind for panel in board["panels"])
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boards import farm_pressure, publish_health, render_health, storage_growth
+from boards import data_quality, farm_pressure, publish_health, render_health, storage_growth, tool_reliability
 from boards.queries import Json
 
 BOARDS: tuple[Callable[[], Json], ...] = (
     publish_health.board,
     render_health.board,
     farm_pressure.board,
+    tool_reliability.board,
     storage_growth.board,
+    data_quality.board,
 )
 """In the order in which a supervisor reads them."""

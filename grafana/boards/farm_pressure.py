@@ -15,6 +15,8 @@ FULL = thresholds("blue", (50, "green"), (90, "yellow"), (97, "red"))
 """Utilisation in percent: an idle farm is money lost too, a full one makes people wait."""
 ERRORED = thresholds("green", (5, "yellow"), (20, "red"))
 """Errored jobs at one time."""
+SNAPSHOTS_FAILED = thresholds("green", (5, "yellow"), (20, "red"))
+"""In percent."""
 
 
 def board() -> Json:
@@ -22,7 +24,7 @@ def board() -> Json:
     return dashboard(
         UID,
         "Farm pressure",
-        "How full the render farm is, how much waits, and who fills it. Minutes are of the last 48 hours. Times are UTC.",
+        "How full the render farm is, what waits, and who fills it; by minutes over the last 48 hours. Times are UTC.",
         row(4, data_as_of(LIVE), _utilisation(), _jobs_now(), _blades_now()),
         row(8, _jobs_over_time(), _utilisation_over_time()),
         row(9, _hours(), _days()),
@@ -48,7 +50,7 @@ def _utilisation() -> Panel:
     return stat(
         "Slots in use now",
         """100 × Σ busy_slots ÷ Σ total_slots of the newest 5 minutes with a snapshot; beside it the difference, in
-        percentage points, to the mean of the hour one day before. Grain: 5 minutes. Source: gold_farm_pressure_live.""",
+        percentage points, to the mean of the hour a day before. Grain: 5 minutes. Source: gold_farm_pressure_live.""",
         table(f"""
             WITH measured AS (
                 SELECT bucket_start, avg_slot_utilisation_pct
@@ -56,12 +58,14 @@ def _utilisation() -> Panel:
                 WHERE bucket_start <= {RANGE_END} AND avg_slot_utilisation_pct IS NOT NULL
             ),
 
-            newest AS (SELECT max(bucket_start) AS at FROM measured)
+            newest AS (SELECT max(bucket_start) AS newest_at FROM measured)
 
             SELECT
-                max(avg_slot_utilisation_pct) FILTER (bucket_start = at) AS "Now",
-                max(avg_slot_utilisation_pct) FILTER (bucket_start = at) - avg(avg_slot_utilisation_pct)
-                    FILTER (bucket_start BETWEEN at - INTERVAL 25 HOUR AND at - INTERVAL 24 HOUR) AS "Against yesterday"
+                max(avg_slot_utilisation_pct) FILTER (bucket_start = newest_at) AS "Now",
+                max(avg_slot_utilisation_pct) FILTER (bucket_start = newest_at)
+                    - avg(avg_slot_utilisation_pct) FILTER (
+                        bucket_start BETWEEN newest_at - INTERVAL 25 HOUR AND newest_at - INTERVAL 24 HOUR
+                    ) AS "Against yesterday"
             FROM measured, newest
         """),
         unit="percent",
@@ -128,7 +132,7 @@ def _blades_now() -> Panel:
 def _jobs_over_time() -> Panel:
     return timeseries(
         "Jobs running and waiting",
-        """Mean of running and waiting jobs and the peak of errored ones in each 5 minutes of the last 48 hours. Grain: 5
+        """Mean of running and waiting jobs and peak of errored ones in each 5 minutes of the last 48 hours. Grain: 5
         minutes. Source: gold_farm_pressure_live.""",
         series(f"""
             SELECT
@@ -177,14 +181,14 @@ def _utilisation_over_time() -> Panel:
 def _hours() -> Panel:
     return heatmap(
         "When is the farm full?",
-        """100 × Σ busy_slots ÷ Σ total_slots over the success and info snapshots of each UTC day and hour of the day, of
-        the 14 days up to the end of the range: where a big submission would still fit. Grain: day, hour. Source:
+        """100 × Σ busy_slots ÷ Σ total_slots over the success and info snapshots of each UTC day and hour of the day,
+        of the 14 days up to the end of the range: where a big submission would still fit. Grain: day, hour. Source:
         silver_tractor_farm_snapshot.""",
         series(f"""
             SELECT
                 CAST(event_date AS TIMESTAMP) AS time,
                 printf('%02d h', CAST(hour(occurred_at_utc) AS INTEGER)) AS hour,
-                CAST(100 * sum(busy_slots) / nullif(sum(total_slots), 0) AS DOUBLE) AS utilisation
+                CAST(100 * sum(busy_slots) / nullif(sum(total_slots), 0) AS DOUBLE) AS "Value"
             FROM silver_tractor_farm_snapshot
             WHERE event_date BETWEEN CAST({RANGE_END} AS DATE) - 13 AND CAST({RANGE_END} AS DATE)
                 AND status IN ('success', 'info') AND busy_slots IS NOT NULL
@@ -240,8 +244,10 @@ def _who_fills_it() -> Panel:
                 coalesce("show", '(none)') AS "Show",
                 coalesce(username, '(none)') AS "Artist",
                 count(*) AS "Jobs",
-                CAST(sum(CASE WHEN frame_end >= frame_start
-                    THEN (frame_end - frame_start) // greatest(coalesce(frame_step, 1), 1) + 1 END) AS BIGINT) AS "Frames",
+                CAST(sum(
+                    CASE WHEN frame_end >= frame_start
+                    THEN (frame_end - frame_start) // greatest(coalesce(frame_step, 1), 1) + 1 END
+                ) AS BIGINT) AS "Frames",
                 avg(priority) AS "Priority",
                 100 * count(*) FILTER (status = 'error') / count(*) AS "Not submitted"
             FROM silver_tractor_job_spool

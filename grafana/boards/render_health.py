@@ -47,6 +47,11 @@ def board() -> Json:
     )
 
 
+def cpu_hours(condition: str = "TRUE") -> str:
+    """Their sum, exact: that of doubles depends on the order of the rows in its last digits."""
+    return f"CAST(sum(CAST(total_cpu_hours AS DECIMAL(18, 4))) FILTER ({condition}) AS DOUBLE)"
+
+
 def _against_before(numerator: str, denominator: str, label: str) -> Json:
     """100 × Σ numerator ÷ Σ denominator over the range, and its difference to the period before."""
     return table(f"""
@@ -111,9 +116,9 @@ def _cost() -> Panel:
 
             sums AS (
                 SELECT
-                    sum(total_cpu_hours) FILTER (is_current) AS hours,
-                    sum(total_cpu_hours) FILTER (NOT is_current) AS hours_before,
-                    sum(total_cpu_hours) FILTER (is_current AND status = 'error') AS hours_lost
+                    {cpu_hours("is_current")} AS hours,
+                    {cpu_hours("NOT is_current")} AS hours_before,
+                    {cpu_hours("is_current AND status = 'error'")} AS hours_lost
                 FROM jobs
             )
 
@@ -136,13 +141,13 @@ def _cost() -> Panel:
 def _rate_by_day() -> Panel:
     return timeseries(
         "Job success by day and show",
-        """100 × Σ success_count ÷ Σ total_jobs of each UTC day and show, of all renderers; today is not over. The dashed
-        lines are the limits of the headline. Grain: day, show. Source: gold_render_health_daily.""",
+        """100 × Σ success_count ÷ Σ total_jobs of each UTC day and show, of all renderers; today is not over. The
+        dashed lines are the limits of the headline. Grain: day, show. Source: gold_render_health_daily.""",
         series(f"""
             SELECT
                 {DAY} AS time,
                 coalesce("show", '(none)') AS "show",
-                CAST(100 * sum(success_count) / nullif(sum(total_jobs), 0) AS DOUBLE) AS success_rate_pct
+                CAST(100 * sum(success_count) / nullif(sum(total_jobs), 0) AS DOUBLE) AS "Value"
             FROM gold_render_health_daily
             WHERE {IN_DAYS} AND {IN_SHOWS}
             GROUP BY 1, 2
@@ -167,7 +172,7 @@ def _cost_by_day() -> Panel:
             SELECT
                 {DAY} AS time,
                 coalesce("show", '(none)') AS "show",
-                sum(total_cpu_hours) AS total_cpu_hours
+                {cpu_hours()} AS "Value"
             FROM gold_render_health_daily
             WHERE {IN_DAYS} AND {IN_SHOWS}
             GROUP BY 1, 2
@@ -200,8 +205,8 @@ def _costly_sequences() -> Panel:
                 SELECT
                     coalesce("show", '(none)') AS "Show",
                     coalesce(sequence, '(none)') AS "Sequence",
-                    sum(total_cpu_hours) FILTER (is_current) AS hours,
-                    sum(total_cpu_hours) FILTER (NOT is_current) AS hours_before,
+                    {cpu_hours("is_current")} AS hours,
+                    {cpu_hours("NOT is_current")} AS hours_before,
                     count(*) FILTER (is_current) AS jobs,
                     100 * count(*) FILTER (is_current AND status = 'error')
                         / nullif(count(*) FILTER (is_current), 0) AS error_rate,
@@ -253,7 +258,7 @@ def _errors_by_code() -> Panel:
                 coalesce(error_code, '(none)') AS "Code",
                 count(*) AS "Failed",
                 100 * count(*) / sum(count(*)) OVER () AS "Share",
-                sum(total_cpu_hours) AS "CPU hours",
+                {cpu_hours()} AS "CPU hours",
                 max(occurred_at_utc) AS "Last seen"
             FROM silver_render_stats_summary
             WHERE {IN_RANGE} AND {CHOSEN} AND status = 'error'
@@ -274,8 +279,8 @@ def _errors_by_code() -> Panel:
 def _frame_time_by_renderer() -> Panel:
     return bar_chart(
         "Frame time and wait by renderer",
-        """Median over the jobs of frame_time_p50_ms and frame_time_p90_ms, and of the time in the queue, over the range.
-        Grain: renderer. Source: silver_render_stats_summary.""",
+        """Median over the jobs of frame_time_p50_ms and frame_time_p90_ms, and of the time in the queue, over the
+        range. Grain: renderer. Source: silver_render_stats_summary.""",
         table(f"""
             SELECT
                 coalesce(renderer, '(none)') AS renderer,

@@ -52,9 +52,9 @@ def _carried(column: str) -> str:
         ),
 
         every_week AS (
-            SELECT weeks.week_start, places.* EXCLUDE (week_start, size)
-            FROM (SELECT DISTINCT week_start FROM places) AS weeks
-            CROSS JOIN (SELECT DISTINCT {PLACE} FROM places) AS places
+            SELECT *
+            FROM (SELECT DISTINCT week_start FROM places)
+            CROSS JOIN (SELECT DISTINCT {PLACE} FROM places)
         ),
 
         sizes AS (
@@ -149,7 +149,7 @@ def _size_by_week() -> Panel:
             SELECT
                 CAST(week_start AS TIMESTAMP) AS time,
                 coalesce(bucket, '(none)') AS bucket,
-                CAST(sum(size) AS DOUBLE) AS size
+                CAST(sum(size) AS DOUBLE) AS "Value"
             FROM sizes
             WHERE {IN_WEEKS}
             GROUP BY 1, 2
@@ -172,7 +172,7 @@ def _growth_by_week() -> Panel:
             SELECT
                 CAST(week_start AS TIMESTAMP) AS time,
                 coalesce(bucket, '(none)') AS bucket,
-                CAST(sum(growth_bytes) AS DOUBLE) AS growth
+                CAST(sum(growth_bytes) AS DOUBLE) AS "Value"
             FROM {MODEL}
             WHERE {IN_WEEKS} AND {CHOSEN} AND growth_bytes IS NOT NULL
             GROUP BY 1, 2

@@ -17,7 +17,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from pictures.frames import Field, Frame, Json
-from pictures.options import Look, look_of
+from pictures.options import Look, colors_of, look_of
 from pictures.units import text_of
 
 _TEXT = TextToPath()
@@ -130,19 +130,22 @@ def _timeseries(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
         (frame[0].values, look_of(panel, field))
         for frame in frames for field in frame if field.kind == "number" and frame[0].kind == "time"
     ]  # fmt: skip
-    legend_height = _legend(card, [(look.name, look.color(None, i), look) for i, (_, look) in enumerate(series)], panel)
+    colors = colors_of([look for _, look in series])
+    legend_height = _legend(card, [look for _, look in series], colors, panel)
     has_right = any(look.custom.get("axisPlacement") == "right" for _, look in series)
     axes = card.axes(62, 34, card.width - (124 if has_right else 76), card.height - 34 - 26 - legend_height)
     right = axes.twinx() if has_right else None
     below: dict[Axes, dict[float, float]] = {}
-    for index, (times, look) in enumerate(series):
+    for (times, look), color in zip(series, colors, strict=True):
         on = right if right is not None and look.custom.get("axisPlacement") == "right" else axes
-        _draw_series(on, times, look, look.color(None, index), below.setdefault(on, {}))
+        _draw_series(on, times, look, color, below.setdefault(on, {}))
     for on in [axes, right] if right is not None else [axes]:
         first = next(
             look for _, look in series if (look.custom.get("axisPlacement") == "right") == (on is right)
         )  # fmt: skip
         _style(on, first)
+    if right is not None:
+        right.grid(visible=False)
     _limits(axes, panel)
     _time_axis(axes)
 
@@ -208,16 +211,16 @@ def _limits(axes: Axes, panel: Json) -> None:
             axes.axhline(step["value"], color=color, linestyle="--", linewidth=1, alpha=0.8)
 
 
-def _legend(card: Card, entries: Sequence[tuple[str, str, Look]], panel: Json) -> float:
+def _legend(card: Card, looks: Sequence[Look], colors: Sequence[str], panel: Json) -> float:
     """Draw the names at the bottom; returns the height that they take."""
     options = panel["options"].get("legend", {})
-    if not options.get("showLegend", True) or not entries:
+    if not options.get("showLegend", True) or not looks:
         return 0.0
     texts = []
-    for name, color, look in entries:
+    for look, color in zip(looks, colors, strict=True):
         values = [value for value in look.field.values if value is not None]
         sums = [f"{calc} {look.text(_calc(calc, values))}" for calc in options.get("calcs", []) if values]
-        texts.append((f"{name}  {'  '.join(sums)}".strip(), color))
+        texts.append((f"{look.name}  {'  '.join(sums)}".strip(), color))
     lines: list[list[tuple[str, str, float]]] = [[]]
     left = 12.0
     for text, color in texts:
@@ -284,7 +287,8 @@ def _barchart(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
     frame = frames[0]
     names = next((field for field in frame if field.name == panel["options"].get("xField")), frame[0])
     looks = [look_of(panel, field) for field in frame if field.kind == "number" and field is not names]
-    legend_height = _legend(card, [(look.name, look.color(None, i), look) for i, look in enumerate(looks)], panel)
+    colors = colors_of(looks)
+    legend_height = _legend(card, looks, colors, panel)
     is_flat = panel["options"].get("orientation") == "horizontal"
     left = 30 + max(width_of(str(name)) for name in names.values) if is_flat else 62
     axes = card.axes(left, 38, card.width - left - 16, card.height - 38 - 28 - legend_height)
@@ -297,7 +301,7 @@ def _barchart(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
         at = [place if is_stacked else place + (index - (count - 1) / 2) * thick for place in places]
         draw = axes.barh if is_flat else axes.bar
         given: dict[str, Any] = {"left" if is_flat else "bottom": list(floor)} if is_stacked else {}
-        bars = draw(at, values, thick, color=look.color(None, index), alpha=0.85, **given)
+        bars = draw(at, values, thick, color=colors[index], alpha=0.85, **given)
         if not is_stacked and len(names.values) * count <= 24:
             axes.bar_label(bars, [look.text(value) if value else "" for value in values], color=TEXT, fontsize=7)
         floor = [low + value for low, value in zip(floor, values, strict=True)]
@@ -346,6 +350,8 @@ def _table(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
 
 def _wish(look: Look, texts: Sequence[str]) -> float:
     """The width that a column would like."""
+    if look.custom.get("cellOptions", {}).get("type") == "gauge":
+        return 150.0
     longest = max(1.15 * width_of(look.name), *(min(330.0, width_of(text)) for text in texts))
     return float(look.custom.get("width") or 22 + longest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,7 @@ COLORS = {
     "light-green": "#96d98d", "light-red": "#ff7383", "light-yellow": "#ffee52", "light-orange": "#ffb357",
     "light-blue": "#8ab8ff", "light-purple": "#ca95e5", "super-light-blue": "#c0d8ff",
 }  # fmt: skip
-PALETTE = (
-    "#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0", "#37872d", "#fade2a",
-    "#447ebc", "#c15c17", "#890f02", "#0a437c", "#6d1f62", "#cca300",
-)  # fmt: skip
+PALETTE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#b877d9", "#5794f2", "#f2495c", "#37872d", "#c15c17", "#705da0")  # fmt: skip
 
 
 def color_of(name: str) -> str:
@@ -88,6 +86,19 @@ class Look:
             elif mapping["type"] == "special" and options["match"] in ("null", "null+nan") and value is None:
                 return dict(options["result"])
         return None
+
+
+def colors_of(looks: Sequence[Look]) -> list[str]:
+    """A colour for each series of a panel, no palette colour twice while there are others."""
+    taken: list[str] = []
+    for index, look in enumerate(looks):
+        wanted = look.color(None, index)
+        if wanted in taken and wanted in PALETTE:
+            start = PALETTE.index(wanted)
+            free = [color for color in PALETTE[start:] + PALETTE[:start] if color not in taken]
+            wanted = free[0] if free else wanted
+        taken.append(wanted)
+    return taken
 
 
 def look_of(panel: Json, field: Field) -> Look:

@@ -24,12 +24,17 @@ def text_of(value: Any, unit: str, decimals: int | None = None) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return ago(value) if unit == "dateTimeFromNow" else f"{value:%Y-%m-%d %H:%M:%S}"
+        return ago(value) if unit == "dateTimeFromNow" else _moment(value, unit)
     if not isinstance(value, (int, float)):
         return str(value)
-    if unit in ("dateTimeFromNow", "dateTimeAsIso"):
+    if unit.startswith("dateTime"):
         return text_of(datetime.fromtimestamp(value / 1000, UTC).replace(tzinfo=None), unit)
     return _number(float(value), unit, decimals)
+
+
+def _moment(value: datetime, unit: str) -> str:
+    is_today = value.date() == datetime.now(UTC).date()
+    return f"{value:%H:%M:%S}" if unit.endswith("NoDateIfToday") and is_today else f"{value:%Y-%m-%d %H:%M:%S}"
 
 
 def ago(moment: datetime) -> str:
@@ -45,6 +50,8 @@ def _number(value: float, unit: str, decimals: int | None) -> str:
         return f"{value:+.{1 if decimals is None else decimals}f}{_spaced(unit.removeprefix('suffix:'))}"
     if unit in _TO_SECONDS:
         return _duration(value * _TO_SECONDS[unit], decimals)
+    if unit == "decgbytes":
+        return _scaled(value * 1e9, _DECIMAL, " B", decimals, " ")
     if unit in ("bytes", "decbytes", "binBps", "Bps"):
         steps = _BINARY if unit in ("bytes", "binBps") else _DECIMAL
         return _scaled(value, steps, " B", decimals, " ") + ("/s" if unit.endswith("Bps") else "")

@@ -17,6 +17,7 @@ from tests.support import dashboards
 
 from boards import BOARDS, fields, panels, queries
 from boards.dashboard import dashboard, row, variable
+from boards.shared import data_as_of
 
 BUILD = Path(__file__).resolve().parents[2] / "grafana" / "build.py"
 COMMITTED = dashboards.committed()
@@ -58,7 +59,7 @@ def example() -> Board:
         "An example.",
         row(
             4,
-            panels.stat("Data as of", "Grain: all. Source: silver_tool_events.", queries.table(sql), unit="short"),
+            data_as_of("gold_tool_reliability_daily"),
             panels.stat(
                 "Rate",
                 "Grain: all. Source: silver_tool_events.",
@@ -100,8 +101,8 @@ BREAKS: dict[str, list[Callable[[Board], None]]] = {
     ],
     "is_linked_to_the_others": [put("tags", []), put("links", []), put("links.0.keepTime", False)],
     "has_few_panels_with_ids_of_their_own": [put("panels", []), put("panels.0.id", 2)],
-    "panels_do_not_overlap": [put("panels.1.gridPos.x", 4), put("panels.2.gridPos.w", 9)],
-    "says_first_how_fresh_the_data_is": [put("panels.0.gridPos.y", 9), put("panels.0.title", "Count")],
+    "panels_do_not_overlap": [put("panels.1.gridPos.x", 4), put("panels.2.gridPos.w", 10)],
+    "says_first_how_fresh_the_data_is": [put("panels.0.gridPos.y", 9), put("panels.0.targets.0.rawSql", "SELECT 1")],
     "variables_are_complete": [
         put("templating.list.0.label", ""),
         put("templating.list.0.refresh", 1),
@@ -132,7 +133,10 @@ BREAKS: dict[str, list[Callable[[Board], None]]] = {
         put("panels.1.fieldConfig.defaults.thresholds", fields.NEUTRAL),
         put("panels.0.fieldConfig.defaults.thresholds", fields.thresholds("red", (9, "green"), (3, "blue"))),
     ],
-    "overrides_name_columns_that_exist": [put("panels.1.fieldConfig.overrides.0.matcher.options", "Al")],
+    "overrides_name_columns_that_exist": [
+        put("panels.1.fieldConfig.overrides.0.matcher.options", "Al"),
+        put("panels.0.fieldConfig.defaults.displayName", "${__field.labels.show}"),
+    ],
     "links_lead_somewhere": [
         put("panels.1.fieldConfig.overrides.0.properties.1.value.0.url", "/d/nowhere?${__url_time_range}"),
         put("panels.1.fieldConfig.overrides.0.properties.1.value.0.url", "/d/piper-daemon?var-show=x"),
