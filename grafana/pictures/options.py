@@ -23,7 +23,9 @@ COLORS = {
     "light-green": "#96d98d", "light-red": "#ff7383", "light-yellow": "#ffee52", "light-orange": "#ffb357",
     "light-blue": "#8ab8ff", "light-purple": "#ca95e5", "super-light-blue": "#c0d8ff",
 }  # fmt: skip
-PALETTE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#b877d9", "#5794f2", "#f2495c", "#37872d", "#c15c17", "#705da0")  # fmt: skip
+PALETTE = (
+    "#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#b877d9", "#5794f2", "#f2495c", "#37872d", "#c15c17", "#705da0",
+)  # fmt: skip
 
 
 def color_of(name: str) -> str:
