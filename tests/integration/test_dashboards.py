@@ -69,7 +69,7 @@ class Warehouse:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     place = Place(tmp_path_factory.mktemp("demo"))
     place.simulate(DEMO_EVENTS, days=DEMO_DAYS, hosts=6)
-    done = place.piper("ingest", env={"PIPER_DUCKDB__MEMORY_LIMIT": "2GB"})
+    done = place.piper("ingest")
     assert done.returncode == 0, done.stderr
     return Warehouse.asked(place)
 
