@@ -26,13 +26,18 @@ class SilverSource(Protocol):
         every model is then rebuilt. `after_seq` 0 means all dates.
         """
 
-    def relation_sql(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None) -> str:
+    def relation_sql(
+        self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None, after_seq: int = 0
+    ) -> str:
         """Give a SELECT of the dataset's rows for these event dates (None: all), with the columns of
-        `INPUT_COLUMNS`.
+        `INPUT_COLUMNS`; with `after_seq` only of those that later commits brought.
 
         The text becomes a CTE named like the dataset, beside others: it names every table with its database
-        and schema.
+        and schema. A row that replaces another one counts as brought by the commit that replaced it.
         """
+
+    def row_count(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
+        """Give the number of rows of the dataset for these event dates, without reading them."""
 
 
 def _columns(text: str) -> Mapping[str, str]:

@@ -7,6 +7,7 @@
     -- bucket: 5 m                                period live only: width of a bucket, which divides a day
     -- window: 48 h                               period live only: how far back its rows reach
     -- pause: 60 s                                period now only: see below
+    -- merge: events sum, last_event_at max        see below
     -- column <name>: <meaning>; unit <unit>      one line per output column, in output order
 
 A line that starts with `--` and two or more spaces continues the one above.
@@ -41,6 +42,7 @@ OUTPUT_TYPES = frozenset({"DATE", "VARCHAR", "BIGINT", "DOUBLE", "TIMESTAMP"})
 UNITS = frozenset({"date", "time", "text", "count", "percent", "ms", "s", "h", "bytes", "GB"})
 
 _HEADER_KEYS = frozenset({"description", "grain", "inputs", "period"})
+_MERGE = re.compile(r"(?P<column>[a-z0-9_]+) (?P<function>sum|max)(?: by (?P<by>[a-z0-9_]+))?")
 _SPANS_OF: Mapping[str, frozenset[str]] = {
     "day": frozenset(),
     "week": frozenset(),
@@ -76,6 +78,21 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """How a column of two rows of one key becomes one; `by`: the column whose largest value decides."""
+
+    column: str
+    function: Literal["sum", "max"]
+    by: str | None = None
+
+    def sql(self, sql_type: str) -> str:
+        """The aggregate, as the column's type."""
+        if self.by:
+            return f"MAX({{'by': {self.by}, 'value': {self.column}}}).value"
+        return f"CAST({self.function.upper()}({self.column}) AS {sql_type})"
+
+
+@dataclass(frozen=True)
 class GoldModel:
     """One gold table: its meaning, and the SELECT (no header, no semicolon) that computes it."""
 
@@ -89,6 +106,7 @@ class GoldModel:
     bucket: timedelta = timedelta()
     window: timedelta = timedelta()
     pause: timedelta = timedelta()
+    merge: tuple[Merge, ...] = ()
 
     @property
     def period_column(self) -> str:
@@ -107,6 +125,13 @@ class GoldModel:
         """Give the whole query: the model over one SELECT per declared input, bound as CTEs."""
         ctes = ", ".join(f"{name} AS ({relations[name]})" for name in self.inputs)
         return f"WITH {ctes} SELECT * FROM (\n{self.sql}\n)"
+
+    def merged(self, stored: str, news: str) -> str:
+        """Give the query that makes one table of two SELECTs of this model's columns. Only for a model with `merge`."""
+        types = {column.name: column.type for column in self.columns}
+        values = ", ".join(f"{merge.sql(types[merge.column])} AS {merge.column}" for merge in self.merge)
+        keys = ", ".join(self.grain)
+        return f"SELECT {keys}, {values} FROM (({stored}) UNION ALL BY NAME ({news})) GROUP BY {keys}"
 
 
 @cache
@@ -144,6 +169,7 @@ def parse_model(name: str, text: str) -> GoldModel:
         inputs=inputs,
         columns=(),
         sql=sql,
+        merge=_merges(name, fields.get("merge")),
         **spans,
     )
     return _with_columns(model, documented)
@@ -174,7 +200,7 @@ def _read_header_line(name: str, line: str, fields: dict[str, str], documented: 
         if column in documented:
             raise GoldModelError(name, f"column {column} is documented twice")
         documented[column] = (unit["unit"], unit["meaning"])
-    elif (key in _HEADER_KEYS or key in _SPAN_KEYS) and not column and key not in fields:
+    elif (key in _HEADER_KEYS or key in _SPAN_KEYS or key == "merge") and not column and key not in fields:
         fields[key] = text
     else:
         raise GoldModelError(name, f"unknown or repeated header line: {line!r}")
@@ -199,6 +225,16 @@ def _spans(name: str, fields: Mapping[str, str]) -> dict[str, timedelta]:
     return spans
 
 
+def _merges(name: str, text: str | None) -> tuple[Merge, ...]:
+    merges: list[Merge] = []
+    for part in _names(text) if text else ():
+        match = _MERGE.fullmatch(part)
+        if match is None or (match["by"] and match["function"] == "sum"):
+            raise GoldModelError(name, f"merge {part!r} is not '<column> sum', '… max' or '… max by <column>'")
+        merges.append(Merge(match["column"], cast("Literal['sum', 'max']", match["function"]), match["by"]))
+    return tuple(merges)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
@@ -214,6 +250,8 @@ def _with_columns(model: GoldModel, documented: Mapping[str, tuple[str, str]]) -
         raise GoldModelError(model.name, "the grain and the column lines are not in the order of the SELECT")
     if wrong := [f"{column} {sql_type}" for column, sql_type in actual if sql_type not in OUTPUT_TYPES]:
         raise GoldModelError(model.name, f"columns of a type that dashboards cannot read: {', '.join(wrong)}")
+    if model.merge and [merge.column for merge in model.merge] != names[len(model.grain) :]:
+        raise GoldModelError(model.name, "merge does not name every column beside the grain, in their order")
     columns = tuple(Column(column, *documented[column], sql_type) for column, sql_type in actual)
     return replace(model, columns=columns)
 

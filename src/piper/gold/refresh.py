@@ -22,10 +22,11 @@ import duckdb
 import structlog
 
 from piper.gold import store
-from piper.gold.inputs import INPUT_COLUMNS, OWN_COLUMNS, SilverSource
+from piper.gold.compute import add, replace
+from piper.gold.inputs import INPUT_COLUMNS, SilverSource
 from piper.gold.models import GoldModel, load_models
-from piper.gold.own import definition_of, follows_all, in_turn, own_relation_sql
-from piper.gold.periods import Scope, full_scope, naive_utc, scope_of, window_start
+from piper.gold.own import definition_of, follows_all, in_turn
+from piper.gold.periods import full_scope, naive_utc, scope_of, window_start
 
 _log = structlog.get_logger(__name__)
 
@@ -215,21 +216,14 @@ class GoldStore:
         now = naive_utc(self._clock())
         # Asked first, so that the snapshot of silver is taken here and all that follows reads the same one.
         through, dates = source.changed_dates(con, after)
-        if (
-            from_scratch
-            or mark is None
-            or not _is_current(model, mark)
-            or through < after
-            or _goes_back(model, mark, now)
-        ):
-            if after:
-                _, dates = source.changed_dates(con, 0)
+        if not mark or not _is_current(model, mark) or from_scratch or through < after or _goes_back(model, mark, now):
+            _, dates = source.changed_dates(con, 0)
             store.recreate_table(con, model)
-            rows = _insert(con, source, model, full_scope(model, dates, now), now)
+            rows = replace(con, source, model, full_scope(model, dates, now), now)
         elif dates or (model.period == "now" and _must_follow(con, source, model, marks, now)):
             scope = scope_of(model, dates, now)
-            con.execute(f"DELETE FROM {store.table_of(model)} WHERE {scope.stale}")
-            rows = _insert(con, source, model, scope, now)
+            added = add(con, source, model, scope, now, after)
+            rows = replace(con, source, model, scope, now) if added is None else added
         else:
             return _Work(None, [], through)
         store.write_watermark(con, model.name, store.Watermark(through, naive_utc(self._clock()), definition_of(model)))
@@ -267,14 +261,3 @@ def _spool_moved(con: duckdb.DuckDBPyConnection, source: SilverSource, model: Go
     now = source.relation_sql(con, "spool_hosts", None)
     query = f"SELECT 1 FROM (({then} EXCEPT ({now})) UNION ALL (({now}) EXCEPT {then})) LIMIT 1"
     return con.execute(query).fetchone() is not None
-
-
-def _insert(con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, scope: Scope, now: datetime) -> int:
-    """Compute the scope's rows and insert them; give their number."""
-    relations = {
-        name: own_relation_sql(name, now) if name in OWN_COLUMNS else source.relation_sql(con, name, scope.dates)
-        for name in model.inputs
-    }
-    query = f"SELECT * FROM ({model.with_inputs(relations)}) WHERE {scope.fresh}"
-    counted = con.execute(f"INSERT INTO {store.table_of(model)} BY NAME {query}").fetchone()
-    return int(counted[0]) if counted else 0

@@ -22,9 +22,15 @@ class WithSpool:
         """As silver says."""
         return self._silver.changed_dates(con, after_seq)
 
-    def relation_sql(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None) -> str:
-        """As silver says; `spool_hosts` has no dates."""
-        return self._hosts if dataset == "spool_hosts" else self._silver.relation_sql(con, dataset, dates)
+    def relation_sql(
+        self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None, after_seq: int = 0
+    ) -> str:
+        """As silver says; `spool_hosts` has no dates and no commits."""
+        return self._hosts if dataset == "spool_hosts" else self._silver.relation_sql(con, dataset, dates, after_seq)
+
+    def row_count(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
+        """As silver says."""
+        return self._silver.row_count(con, dataset, dates)
 
 
 def _relation_sql(hosts: Sequence[SpoolHost]) -> str:

@@ -2,6 +2,7 @@
 -- grain: event_date, event_type
 -- inputs: silver_events
 -- period: day
+-- merge: events sum, errors sum, last_event_at max, last_ingested_at max
 -- column event_date: day of the events, in UTC; unit date
 -- column event_type: the event type; unknown for all types that the registry does not know; unit text
 -- column events: accepted events; unit count

@@ -5,6 +5,7 @@
 -- period: live
 -- bucket: 5 m
 -- window: 48 h
+-- merge: events sum, errors sum
 -- column bucket_start: start of the 5 minutes in which the events occurred, in UTC; unit time
 -- column event_group: publish, tool, farm, render, storage, or other (types that the registry does not know);
 --   unit text

@@ -2,6 +2,7 @@
 -- grain: event_date, host
 -- inputs: silver_events
 -- period: day
+-- merge: events sum, errors sum, last_event_at max, last_event_lag_s max by last_event_at, last_ingested_at max
 -- column event_date: day of the events, in UTC; unit date
 -- column host: host directory of the spool, the first part of source_file; unit text
 -- column events: accepted events; unit count
