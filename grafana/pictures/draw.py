@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
@@ -31,7 +32,9 @@ DOTS = 100
 @cache
 def width_of(text: str, size: float = SMALL) -> float:
     """Width of a text in pixels; `size` in points."""
-    width, _, _ = _TEXT.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a glyph that the font lacks
+        width, _, _ = _TEXT.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
     return float(width) * DOTS / 72
 
 
@@ -323,7 +326,7 @@ def _barchart(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
 def _table(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
     looks = [look for field in frames[0] if not (look := look_of(panel, field)).custom.get("hidden")]
     rows = min(len(looks[0].field.values), int((card.height - 62) // 24))
-    cells = [[look.text(look.field.values[row]) for row in range(rows)] for look in looks]
+    cells = [[" ".join(look.text(look.field.values[row]).split()) for row in range(rows)] for look in looks]
     wishes = [
         float(
             look.custom.get("width") or 22 + max(1.15 * width_of(look.name), *(min(330.0, width_of(t)) for t in texts))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from boards.macros import TimeRange
 from pictures.draw import DIM, DOTS, PAGE, TEXT, Card, draw_panel
@@ -32,7 +35,11 @@ def draw_page(board: Json, sources: Mapping[str, Source], time_range: TimeRange,
             sources[target.get("datasource", panel["datasource"])["type"]].frame(target) for target in panel["targets"]
         ]
         draw_panel(card, panel, frames)
-    figure.savefig(path, facecolor=PAGE, metadata={"Software": None})
+    drawn = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a message in a script that the font lacks
+        figure.savefig(drawn, facecolor=PAGE)
+    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)  # they lie in the repository
 
 
 def _head(figure: Figure, board: Json, time_range: TimeRange) -> None:
