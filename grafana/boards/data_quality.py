@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from boards.dashboard import dashboard, options_of, row, variable
-from boards.fields import MORE_IS_WORSE, POINTS, field, link, mapping, row_value, thresholds
+from boards.fields import POINTS, field, link, mapping, row_value, thresholds
 from boards.panels import Panel, bar_gauge, stat, table_panel, timeseries
 from boards.queries import DAY, IN_DAYS, RANGE_END, RANGE_START, Json, any_of, prom, series, table
 from boards.shared import CARRIED_SHOW, data_as_of
@@ -22,8 +22,12 @@ IN_BOTH_DAYS = f"event_date BETWEEN {FIRST_DAY} - CAST({LAST_DAY} - {FIRST_DAY} 
 IS_CURRENT_DAY = f"event_date >= {FIRST_DAY}"
 REJECTED = thresholds("green", (0.1, "yellow"), (1, "red"))
 """In percent of the lines: a writer that crashes now and then leaves one in thousands."""
+MORE_REJECTED = thresholds("green", (-0.05, "text"), (0.05, "red"))
+"""Change of that rate, in percentage points."""
 LAG = thresholds("green", (60, "yellow"), (600, "red"))
 """In seconds: writers flush every second, piper follows within another."""
+SYMLOG = {"type": "symlog", "log": 10, "linearThreshold": 1}
+"""A lag is a second or a week, and below zero where a clock is ahead."""
 SKEW = thresholds("green", (60, "yellow"), (900, "red"))
 """In seconds; an hour ahead is quarantined."""
 HOSTS = """
@@ -86,7 +90,7 @@ def _rejected() -> Panel:
         unit="percent",
         decimals=2,
         limits=REJECTED,
-        fields=[field("vs previous", unit=POINTS, limits=MORE_IS_WORSE, no_value="–")],
+        fields=[field("vs previous", unit=POINTS, limits=MORE_REJECTED, no_value="–")],
     )
 
 
@@ -231,7 +235,7 @@ def _lag() -> Panel:
         limits=LAG,
         name="95th percentile",
         mark_limits=True,
-        fields=[field("p95_ingest_lag_s", custom={"scaleDistribution": {"type": "log", "log": 10}})],
+        fields=[field("p95_ingest_lag_s", custom={"scaleDistribution": SYMLOG})],
     )
 
 

@@ -20,6 +20,7 @@ from boards.queries import (
     BARS_MAX,
     BUCKET,
     DAY,
+    ERROR_TEXT,
     IN_BOTH,
     IN_DAYS,
     IN_RANGE,
@@ -156,6 +157,7 @@ def _rate_by_day() -> Panel:
         decimals=1,
         limits=SUCCESS_RATE,
         by="show",
+        fill=0,
         high=100,
         mark_limits=True,
     )
@@ -262,7 +264,7 @@ def _errors_by_code() -> Panel:
         """),
         unit="locale",
         fields=[
-            field("Share", unit="percent", decimals=0, limits=NEUTRAL, cell="gauge", low=0, high=100),
+            field("Share", unit="percent", decimals=0, limits=NEUTRAL, cell="gauge", low=0, high=100, width=150),
             field("Last seen", unit="dateTimeFromNow"),
         ],
         no_value="No failed publish in this range",
@@ -299,13 +301,11 @@ def _latest_failures() -> Panel:
             SELECT
                 occurred_at_utc AS "Time",
                 coalesce("show", '(none)') AS "Show",
-                coalesce(shot, asset, sequence, '(none)') AS "Shot or asset",
+                coalesce(shot, asset, sequence, '–') AS "Where",
                 {KIND} AS "Kind",
                 coalesce(dcc, '–') AS "DCC",
                 username AS "Artist",
-                hostname AS "Host",
-                coalesce(error_code, '(none)') AS "Code",
-                coalesce(error_message, '–') AS "Message"
+                {ERROR_TEXT} AS "Error"
             FROM silver_publish_usd
             WHERE {IN_RANGE} AND {CHOSEN} AND status = 'error'
             ORDER BY occurred_at_utc DESC, event_id
@@ -315,9 +315,11 @@ def _latest_failures() -> Panel:
         fields=[
             field("Time", unit="dateTimeAsIso", width=170),
             field("Show", links=[link("Only this show", UID, keep=["kind"], show=row_value("Show"))], width=110),
-            field("Kind", width=110),
+            field("Where", width=110),
+            field("Kind", width=120),
             field("DCC", width=90),
-            field("Message", custom={"inspect": True}),
+            field("Artist", width=100),
+            field("Error", custom={"inspect": True}),
         ],
         no_value="No failed publish in this range",
     )

@@ -50,6 +50,9 @@ BUCKET = "time_bucket(to_milliseconds(greatest(60000, CAST($__interval_ms AS BIG
 NONE = "(none)"
 """Option of a variable that stands for NULL. It is always there, for Grafana makes `IN ()` of an empty list."""
 
+ERROR_TEXT = "concat_ws(': ', error_code, regexp_replace(error_message, '\\s+', ' ', 'g'))"
+"""What an error event says, on one line."""
+
 
 def any_of(column: str, variable: str) -> str:
     """Condition: the column has one of the values chosen for a multi-value variable."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from boards.dashboard import options_of, variable
-from boards.fields import field, thresholds
+from boards.fields import thresholds
 from boards.panels import Panel, stat
 from boards.queries import IN_DAYS, NOW, Json, table
 
@@ -24,26 +24,25 @@ DAYTIME = thresholds("green", (12 * 3_600, "yellow"), (3 * 86_400, "red"))
 """Age in seconds of what people cause: a night is normal, a weekend just about."""
 
 
-def data_as_of(model: str, *, limits: Json = DAYTIME, width: int = 5) -> Panel:
+def data_as_of(model: str, *, limits: Json = DAYTIME, width: int = 4) -> Panel:
     """How far the data behind a gold model reaches: the first panel of every dashboard.
 
     `limits` are thresholds of the age in seconds of the newest event: when does silence mean that something is broken?
     """
     return stat(
         "Data as of",
-        f"""Time of the newest event behind {model}, and its age: events reach gold within seconds while piperd runs. If
-        it is old, nothing happened or piperd does not run: the piperd dashboard tells which. Grain: model, whatever the
-        range. Source: gold_as_of.""",
+        f"""Age of the newest event behind {model}: events reach gold within seconds while piperd runs. If it is old,
+        nothing happened or piperd does not run: the piperd dashboard tells which. Grain: model, whatever the range.
+        Source: gold_as_of.""",
         table(f"""
-            SELECT
-                epoch_ms(last_event_at) AS "Newest event",
-                epoch({NOW}) - epoch(last_event_at) AS "Age"
+            SELECT greatest(0, epoch({NOW}) - epoch(last_event_at)) AS "ago"
             FROM gold_as_of
             WHERE model = '{model}'
         """),
         unit="s",
-        decimals=0,
-        fields=[field("Newest event", unit="dateTimeAsIsoNoDateIfToday"), field("Age", limits=limits, decimals=1)],
+        decimals=1,
+        limits=limits,
+        show_names=True,
         no_value="Nothing yet",
         width=width,
     )

@@ -20,6 +20,7 @@ from boards.queries import (
     BARS_MAX,
     BUCKET,
     DAY,
+    ERROR_TEXT,
     IN_BOTH,
     IN_DAYS,
     IN_RANGE,
@@ -172,7 +173,7 @@ def _error_rate_by_day() -> Panel:
     return heatmap(
         "Error rate by tool and day",
         """100 × runs with status error ÷ all runs: a tool that broke on a day stands out. Dark is few, bright is 20 %
-        or more, empty is no run. Grain: UTC day, tool. Source: silver_tool_events.""",
+        or more, empty is fewer than 5 runs. Grain: UTC day, tool. Source: silver_tool_events.""",
         series(f"""
             SELECT
                 {DAY} AS time,
@@ -181,6 +182,7 @@ def _error_rate_by_day() -> Panel:
             FROM silver_tool_events
             WHERE {IN_DAYS} AND {CHOSEN}
             GROUP BY 1, 2
+            HAVING count(*) >= 5
             ORDER BY 1, 2
         """),
         unit="percent",
@@ -307,11 +309,12 @@ def _hosts() -> Panel:
             field("Error rate", unit="percent", decimals=1, limits=ERROR_RATE, cell="color-background"),
         ],
         no_value=NO_FAILURES,
-        width=9,
+        width=8,
     )
 
 
 def _latest_failures() -> Panel:
+    only = link("Only this tool", UID, keep=["show", "dcc", "host"], tool=row_value("Tool"))
     return table_panel(
         "Latest failures",
         """The 50 newest runs with status error: who to call and what to look at. Grain: event. Source:
@@ -321,12 +324,9 @@ def _latest_failures() -> Panel:
                 occurred_at_utc AS "Time",
                 event_type AS "Tool",
                 coalesce(dcc, '–') AS "DCC",
-                coalesce("show", '(none)') AS "Show",
-                coalesce(shot, asset, sequence, '–') AS "Shot or asset",
                 username AS "Artist",
                 hostname AS "Host",
-                coalesce(error_code, '(none)') AS "Code",
-                coalesce(error_message, '–') AS "Message"
+                {ERROR_TEXT} AS "Error"
             FROM silver_tool_events
             WHERE {IN_RANGE} AND {CHOSEN} AND status = 'error'
             ORDER BY occurred_at_utc DESC, event_id
@@ -335,13 +335,11 @@ def _latest_failures() -> Panel:
         unit="string",
         fields=[
             field("Time", unit="dateTimeAsIso", width=170),
-            field("Tool", links=[link("Only this tool", UID, keep=["show", "dcc", "host"], tool=row_value("Tool"))]),
-            field(
-                "Show",
-                links=[link("Only this show", UID, keep=["dcc", "tool", "host"], show=row_value("Show"))],
-                width=110,
-            ),
-            field("Message", custom={"inspect": True}),
+            field("Tool", links=[only], width=190),
+            field("DCC", width=140),
+            field("Artist", width=100),
+            field("Host", width=180),
+            field("Error", custom={"inspect": True}),
         ],
         no_value=NO_FAILURES,
     )

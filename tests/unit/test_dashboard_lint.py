@@ -101,7 +101,7 @@ BREAKS: dict[str, list[Callable[[Board], None]]] = {
     ],
     "is_linked_to_the_others": [put("tags", []), put("links", []), put("links.0.keepTime", False)],
     "has_few_panels_with_ids_of_their_own": [put("panels", []), put("panels.0.id", 2)],
-    "panels_do_not_overlap": [put("panels.1.gridPos.x", 4), put("panels.2.gridPos.w", 10)],
+    "panels_do_not_overlap": [put("panels.1.gridPos.x", 1), put("panels.2.gridPos.w", 24)],
     "says_first_how_fresh_the_data_is": [put("panels.0.gridPos.y", 9), put("panels.0.targets.0.rawSql", "SELECT 1")],
     "variables_are_complete": [
         put("templating.list.0.label", ""),
