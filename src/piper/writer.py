@@ -22,6 +22,7 @@ from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
 from piper.ops.metrics import Metrics
+from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
 from piper.settings import Settings
@@ -95,6 +96,7 @@ class Writer:
         self.gold = GoldStore.open(store.con, store.layout.gold_state)
         self.relations = SilverRelations(store)
         self.totals = Totals()
+        self.pace = Pace(clock.monotonic)
         self._tail_rows = store.tail_rows()
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
@@ -302,6 +304,7 @@ class Writer:
 
     def _count(self, batch: Batch, done: Committed, seconds: float) -> None:
         self.totals.add(batch, done)
+        self.pace.add(done.accepted, batch.bytes)
         self.metrics.batch_committed(
             done.accepted_by_group,
             seconds,
