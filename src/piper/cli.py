@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from piper.commands import config as config_commands
-from piper.commands import demo, insight, warehouse
+from piper.commands import demo, insight, quarantine, reading, warehouse
 from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
 from piper.errors import EX_USAGE
 from piper.exits import run
@@ -45,9 +45,18 @@ app.command()(warehouse.ingest)
 app.command()(warehouse.materialize)
 app.command()(insight.status)
 app.command()(insight.doctor)
+app.command()(reading.tail)
+app.command()(reading.query)
+app.command()(reading.sql)
 app.command()(warehouse.rebuild)
 app.command()(demo.simulate)
 app.command()(demo.demo)
+
+quarantine_app = typer.Typer(help="Lines that are no events: which, why, and where they came from.")
+quarantine_app.command("list")(quarantine.list_)
+quarantine_app.command("show")(quarantine.show)
+quarantine_app.command("stats")(quarantine.stats)
+app.add_typer(quarantine_app, name="quarantine")
 
 config_app = typer.Typer(help="Settings: what is in force, and where each value came from.")
 config_app.command("show")(config_commands.show)

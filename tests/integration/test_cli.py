@@ -436,7 +436,8 @@ finally:
 
 def commands_of(command: Any, name: str) -> Iterator[tuple[str, set[str]]]:
     """Every command below a Typer application, by its full name, with its options."""
-    options = {option for parameter in command.params for option in parameter.opts} - {"--help"}
+    options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    options.discard("--help")
     for child in getattr(command, "commands", {}).values():
         yield from commands_of(child, f"{name} {child.name}")
     if not getattr(command, "commands", {}):
