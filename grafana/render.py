@@ -58,19 +58,18 @@ def _draw(uid: str, board: Json, out: Path, data_root: Path | None, url: str | N
     now = datetime.now(UTC)
     if not _asks(board, SQL):  # what is watched has only just begun
         board = board | {"time": {"from": "now-2m", "to": "now"}}
-    time_range = TimeRange.of(board, now)
     with ExitStack() as stack:
         sources: dict[str, Source] = {}
         if url is not None:
-            sources[PROMETHEUS] = Prometheus(url, time_range)
+            sources[PROMETHEUS] = Prometheus(url)
         if data_root is not None:
             catalog = data_root / "warehouse" / "telemetry.duckdb"
             con = stack.enter_context(duckdb.connect(str(catalog), read_only=True))
-            sources[SQL] = DuckDB(con, board["templating"]["list"], time_range)
+            sources[SQL] = DuckDB(con, board["templating"]["list"], TimeRange.of(board, now))
         if _asks(board, PROMETHEUS) and url is None:
             print(f"{uid}: left out, no `prometheus` is installed")
             return
-        draw_page(board, sources, time_range, out / f"{uid}.png")
+        draw_page(board, sources, now, out / f"{uid}.png")
     print(f"{uid}.png")
 
 

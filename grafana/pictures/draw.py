@@ -405,6 +405,8 @@ def _heatmap(card: Card, panel: Json, frames: Sequence[Frame]) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     _time_axis(axes)
+    color = panel["options"].get("color", {})
+    mesh.set_clim(color.get("min"), color.get("max"))
     low, high = mesh.get_clim()
     cells = panel["options"].get("cellValues", {})
     unit = cells.get("unit", looks[0].options.get("unit", "none"))

@@ -40,29 +40,30 @@ Frame = list[Field]
 class Source(Protocol):
     """Answers targets and variables of one datasource type."""
 
-    def frame(self, target: Json) -> Frame:
-        """The target's answer."""
+    def frame(self, target: Json, time_range: TimeRange, points_max: int) -> Frame:
+        """The target's answer for a panel of this range, in at most so many points."""
 
 
 class DuckDB:
     """The plugin's side: a connection to the catalog, and the values of the dashboard's variables."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, variables: Sequence[Json], time_range: TimeRange) -> None:
-        self._con, self._time_range = con, time_range
+        self._con = con
         self._values: dict[str, str | Sequence[str]] = {}
         for variable in variables:
-            self._values[variable["name"]] = self._value_of(variable)
+            self._values[variable["name"]] = self._value_of(variable, time_range)
 
-    def _value_of(self, variable: Json) -> str | list[str]:
+    def _value_of(self, variable: Json, time_range: TimeRange) -> str | list[str]:
         chosen = variable.get("current", {}).get("value", [])
         if variable["type"] == "query" and ALL in (chosen if isinstance(chosen, list) else [chosen]):
-            query = expand(variable["query"], self._time_range, self._values)
+            query = expand(variable["query"], time_range, self._values)
             return [str(row[0]) for row in self._con.execute(query).fetchall()]
         return chosen if isinstance(chosen, (str, list)) else str(chosen)
 
-    def frame(self, target: Json) -> Frame:
+    def frame(self, target: Json, time_range: TimeRange, points_max: int) -> Frame:
         """Run the query and turn its rows into fields."""
-        result = self._con.execute(expand(target["rawSql"], self._time_range, self._values))
+        interval = time_range.interval_ms(points_max)
+        result = self._con.execute(expand(target["rawSql"], time_range, self._values, interval))
         names = [column[0] for column in result.description or ()]
         rows = result.fetchall()
         fields = [_field(name, [row[index] for row in rows]) for index, name in enumerate(names)]
@@ -105,14 +106,13 @@ def _wide(fields: Frame) -> Frame:
 class Prometheus:
     """A running Prometheus, asked over its HTTP interface at `url`."""
 
-    def __init__(self, url: str, time_range: TimeRange) -> None:
-        self._url, self._time_range = url, time_range
+    def __init__(self, url: str) -> None:
+        self._url = url
 
-    def frame(self, target: Json) -> Frame:
+    def frame(self, target: Json, time_range: TimeRange, points_max: int) -> Frame:
         """Ask for the range, or for its end where the target is instant."""
-        time_range = self._time_range
         span = (time_range.end - time_range.start).total_seconds()
-        step = max(1.0, span / 300)
+        step = max(1.0, span / min(300, points_max))
         interval = f"{max(15, int(4 * step))}s"
         replaced = {"$__rate_interval": interval, "$__interval": f"{int(step)}s", "$__range": f"{int(span)}s"}
         expr = target["expr"]
