@@ -24,6 +24,7 @@ from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
 from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
+from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
 from piper.settings import Settings
@@ -101,6 +102,7 @@ class Writer:
         self.relations = SilverRelations(store)
         self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
         self.totals = Totals()
+        self.pace = Pace(clock.monotonic)
         self._tail_rows = store.tail_rows()
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
@@ -309,6 +311,7 @@ class Writer:
 
     def _count(self, batch: Batch, done: Committed, seconds: float) -> None:
         self.totals.add(batch, done)
+        self.pace.add(done.accepted, batch.bytes)
         self.metrics.batch_committed(
             done.accepted_by_group,
             seconds,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.support.commands import Place, listening
 
-from piper.ops import doctor
+from piper.ops.checks import data, standing
 from piper.ops.doctor import EXIT_CODES, Check, Level, examine, worst
 from piper.ops.facts import Warehouse, network_file_system
 from piper.ops.status import collect_status
@@ -154,26 +154,26 @@ def ago(**delta: float) -> datetime:
 @pytest.mark.parametrize(
     ("check", "level"),
     [
-        (doctor.check_freshness(Warehouse(newest_event=ago(minutes=59)), NOW), Level.PASS),
-        (doctor.check_freshness(Warehouse(newest_event=ago(minutes=61)), NOW), Level.WARN),
-        (doctor.check_freshness(Warehouse(newest_event=ago(hours=25)), NOW), Level.FAIL),
-        (doctor.check_freshness(Warehouse(newest_event=ago(minutes=-30)), NOW), Level.PASS),
-        (doctor.check_volume(Warehouse(events_today=900, earlier_days=[1000, 1000])), Level.PASS),
-        (doctor.check_volume(Warehouse(events_today=50, earlier_days=[1000, 1000])), Level.WARN),
-        (doctor.check_volume(Warehouse(events_today=20_000, earlier_days=[1000, 1000])), Level.WARN),
-        (doctor.check_volume(Warehouse(events_today=1, earlier_days=[100, 100])), Level.PASS),
-        (doctor.check_volume(Warehouse(events_today=5000)), Level.PASS),
-        (doctor.check_invalid_rate(Warehouse(ingested=995, quarantined=5)), Level.PASS),
-        (doctor.check_invalid_rate(Warehouse(ingested=980, quarantined=20)), Level.WARN),
-        (doctor.check_invalid_rate(Warehouse(ingested=0, quarantined=20)), Level.FAIL),
-        (doctor.check_clock_skew(Warehouse(clock_skew_seconds=3)), Level.PASS),
-        (doctor.check_clock_skew(Warehouse(clock_skew_seconds=90)), Level.WARN),
-        (doctor.check_clock_skew(Warehouse(clock_skew_seconds=2000)), Level.FAIL),
-        (doctor.check_lag(Warehouse(lag_events=9, lag_p95_seconds=2.0), daemon_runs=True), Level.PASS),
-        (doctor.check_lag(Warehouse(lag_events=9, lag_p95_seconds=90.0), daemon_runs=True), Level.WARN),
-        (doctor.check_lag(Warehouse(lag_events=9, lag_p95_seconds=90.0), daemon_runs=False), Level.PASS),
-        (doctor.check_contract(Warehouse(events=1000, contract_violations=9)), Level.PASS),
-        (doctor.check_contract(Warehouse(events=1000, contract_violations=11)), Level.WARN),
+        (data.check_freshness(Warehouse(newest_event=ago(minutes=59)), NOW), Level.PASS),
+        (data.check_freshness(Warehouse(newest_event=ago(minutes=61)), NOW), Level.WARN),
+        (data.check_freshness(Warehouse(newest_event=ago(hours=25)), NOW), Level.FAIL),
+        (data.check_freshness(Warehouse(newest_event=ago(minutes=-30)), NOW), Level.PASS),
+        (data.check_volume(Warehouse(events_today=900, earlier_days=[1000, 1000])), Level.PASS),
+        (data.check_volume(Warehouse(events_today=50, earlier_days=[1000, 1000])), Level.WARN),
+        (data.check_volume(Warehouse(events_today=20_000, earlier_days=[1000, 1000])), Level.WARN),
+        (data.check_volume(Warehouse(events_today=1, earlier_days=[100, 100])), Level.PASS),
+        (data.check_volume(Warehouse(events_today=5000)), Level.PASS),
+        (data.check_invalid_rate(Warehouse(ingested=995, quarantined=5)), Level.PASS),
+        (data.check_invalid_rate(Warehouse(ingested=980, quarantined=20)), Level.WARN),
+        (data.check_invalid_rate(Warehouse(ingested=0, quarantined=20)), Level.FAIL),
+        (data.check_clock_skew(Warehouse(clock_skew_seconds=3)), Level.PASS),
+        (data.check_clock_skew(Warehouse(clock_skew_seconds=90)), Level.WARN),
+        (data.check_clock_skew(Warehouse(clock_skew_seconds=2000)), Level.FAIL),
+        (data.check_lag(Warehouse(lag_events=9, lag_p95_seconds=2.0), daemon_runs=True), Level.PASS),
+        (data.check_lag(Warehouse(lag_events=9, lag_p95_seconds=90.0), daemon_runs=True), Level.WARN),
+        (data.check_lag(Warehouse(lag_events=9, lag_p95_seconds=90.0), daemon_runs=False), Level.PASS),
+        (data.check_contract(Warehouse(events=1000, contract_violations=9)), Level.PASS),
+        (data.check_contract(Warehouse(events=1000, contract_violations=11)), Level.WARN),
     ],
 )
 def test_each_threshold_separates_normal_from_alarming(check: Check, level: Level) -> None:
@@ -194,15 +194,15 @@ def test_each_threshold_separates_normal_from_alarming(check: Check, level: Leve
 )
 def test_unread_lines_alarm_sooner_while_a_daemon_runs(state: str, age: float, level: Level) -> None:
     spool = {"reachable": True, "error": "", "unread_bytes": 10, "unread_files": 1, "oldest_unread_seconds": age}
-    assert doctor.check_backlog({"state": state, "spool": spool}).level is level
+    assert standing.check_backlog({"state": state, "spool": spool}).level is level
 
 
 def test_bytes_that_went_away_unread_are_told() -> None:
     status: dict[str, Any] = {"files": {"vanished": 3}, "spool": {"lost_bytes": 2048}}
-    check = doctor.check_lost(status)
+    check = standing.check_lost(status)
     assert (check.level, "2.0 KiB" in check.value) == (Level.WARN, True)
     status["spool"]["lost_bytes"] = None
-    assert doctor.check_lost(status).level is Level.PASS
+    assert standing.check_lost(status).level is Level.PASS
 
 
 def test_the_worst_check_is_the_exit_code() -> None:

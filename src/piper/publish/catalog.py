@@ -5,7 +5,8 @@ absolute paths, so a container mounts the data root at the same path. The view S
 
 A silver view is tail ∪ chunks. The tail is bound before the chunks are listed (keep that order): a chunk is counted
 from the moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves
-them.
+them. In the same way a rewrite's chunks count (their rows have commit_seq -k) from the moment that a tail says
+`rewritten_through` k, and `hidden` names the chunks whose place they take.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from piper.silver.datasets import DATASETS, EMPTY_CHUNK, UNKNOWN_PARTITION, Data
 EMPTY_DATE = "1970-01-01"
 
 
-def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
-    """The SELECT of a silver view."""
-    columns = ", ".join(f'"{name}"' for name, _ in dataset.columns)
+def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = False) -> str:
+    """The SELECT of a silver view; `with_internal` adds the columns that piper keeps beside those of the contract."""
+    columns = dataset.column_list if with_internal else ", ".join(f'"{name}"' for name, _ in dataset.columns)
     chunks = dataset.chunk_rows_sql(f"'{sql_literal(layout.silver / dataset.name)}/**/*.parquet'", columns)
     return f"""
         WITH tail AS MATERIALIZED (
@@ -36,7 +37,9 @@ def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
         SELECT {columns} FROM tail WHERE commit_seq IS NOT NULL
         UNION ALL
         {chunks}
-        WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)"""
+        WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)
+            AND commit_seq >= (SELECT -max(rewritten_through) FROM tail)
+            AND filename NOT IN (SELECT unnest(hidden) FROM tail)"""
 
 
 def gold_view_sql(model: str, columns: Iterable[str], layout: Layout) -> str:

@@ -140,12 +140,17 @@ class Tailer:
         ledger.touched |= batch.touched
         ledger.lost.extend(skip for skip in batch.skips if skip.reason == "truncated_line")
 
+    def waiting(self) -> list[tuple[Source, float]]:
+        """Every source with bytes that could be read and are not committed, and for how many seconds they have been."""
+        now = self._monotonic()
+        sources = [source for source in self._tracker.ready if source.unread_bytes]
+        return [(s, 0.0 if s.unread_since is None else max(0.0, now - s.unread_since)) for s in sources]
+
     def backlog(self) -> tuple[int, int, float]:
         """(bytes, files, age in seconds of the oldest) of what could be read and is not committed."""
-        waiting = [source for source in self._tracker.ready if source.unread_bytes]
-        since = [source.unread_since for source in waiting if source.unread_since is not None]
-        age = self._monotonic() - min(since) if since else 0.0
-        return sum(source.unread_bytes for source in waiting), len(waiting), max(0.0, age)
+        waiting = self.waiting()
+        oldest = max((seconds for _, seconds in waiting), default=0.0)
+        return sum(source.unread_bytes for source, _ in waiting), len(waiting), oldest
 
     def drain_observed(self) -> Observed:
         """Take the counts gathered since the last call."""
