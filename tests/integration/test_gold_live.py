@@ -14,6 +14,7 @@ from tests.support.commands import Place
 from tests.support.gold_source import TableSource
 
 from piper.gold.refresh import GoldStore
+from piper.silver.rewrite import Rewrite, partitions
 from piper.writer import Clock, Writer
 
 ACTIVITY = "gold_activity_live"
@@ -166,6 +167,26 @@ def test_a_model_that_can_be_added_to_opens_only_what_is_new(place: Place) -> No
         assert read(place, "SELECT sum(total_events)::BIGINT FROM gold_data_quality_daily") < [(totals[0][0],)]
         take_in(writer)
         assert read(place, "SELECT sum(total_events)::BIGINT FROM gold_data_quality_daily") == [(totals[0][0],)]
+
+
+def test_a_rewrite_that_changes_events_in_their_place_shows_in_gold(place: Place) -> None:
+    place.simulate(300)
+    with place.writer() as writer:
+        take_in(writer)
+        writer.seal()
+        take_in(writer)
+        con = writer.store.con
+        rewrite = Rewrite.begin(writer.store, con)
+        for partition in partitions(con):
+            rewrite.replace(con, partition, select=lambda rows: f"SELECT * REPLACE ('error' AS status) FROM ({rows})")
+        dates = [day for (day,) in con.execute("SELECT event_date FROM dates").fetchall()]
+        rewrite.commit(now=writer.clock.now(), changed=dates)
+        place.simulate(100, seed=5, error_ratio=0.0)
+        take_in(writer)
+        counted = read(place, "SELECT count(*), count(*) FILTER (status = 'error') FROM silver_events")
+        assert counted[0][0] == 400
+        for model in ("gold_activity_daily", "gold_activity_live", "gold_host_activity_daily"):
+            assert read(place, f"SELECT sum(events)::BIGINT, sum(errors)::BIGINT FROM {model}") == counted, model
 
 
 def test_each_host_directory_shows_its_files_and_what_is_unread_also_after_a_restart(place: Place) -> None:
