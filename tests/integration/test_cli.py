@@ -60,7 +60,7 @@ def test_init_makes_a_warehouse_whose_views_all_answer_and_repeating_it_changes_
     first = place.json("init")
     assert str(place.layout.manifest) in first["created"]
     assert first["catalog"] == str(place.layout.catalog)
-    assert [count(place, view) for view in (*(d.view for d in DATASETS.values()), *GOLD_MODELS)] == [0] * 14
+    assert {count(place, view) for view in (*(d.view for d in DATASETS.values()), *GOLD_MODELS)} == {0}
     catalog = place.layout.catalog.stat()
     assert place.json("init")["created"] == []
     assert place.layout.catalog.stat().st_ino == catalog.st_ino

@@ -199,7 +199,7 @@ def _is_input(model: str) -> Callable[[str], bool]:
     return lambda kind: group in (None, gold_live_reference.group_of(kind))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_incremental_refreshes_equal_a_rebuild_and_the_reference(steps: list[Step]) -> None:
     with TemporaryDirectory() as folder, duckdb.connect() as con:

@@ -49,7 +49,7 @@ class TableSource:
             chosen += f" AND event_id IN (SELECT event_id FROM memory.main.brought WHERE seq > {after_seq})"
         return chosen
 
-    def row_count(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
         row = con.execute(f"SELECT count(*) FROM ({self.relation_sql(con, dataset, dates)})").fetchone()
         assert row is not None
         return int(row[0])

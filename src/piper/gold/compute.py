@@ -39,7 +39,7 @@ def add(
     con.register("merged", merged)
     try:
         counted = con.execute(f"SELECT COALESCE(SUM({model.merge[0].column}), 0)::BIGINT FROM merged").fetchone()
-        if counted != (source.row_count(con, model.inputs[0], scope.dates),):
+        if counted != (source.rows_if_only_added(con, model.inputs[0], scope.dates),):
             return None
         con.execute(f"DELETE FROM {store.table_of(model)} WHERE {scope.stale}")
         return _inserted(con, model, "SELECT * FROM merged")

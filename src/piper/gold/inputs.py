@@ -33,11 +33,13 @@ class SilverSource(Protocol):
         `INPUT_COLUMNS`; with `after_seq` only of those that later commits brought.
 
         The text becomes a CTE named like the dataset, beside others: it names every table with its database
-        and schema. A row that replaces another one counts as brought by the commit that replaced it.
+        and schema.
         """
 
-    def row_count(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
-        """Give the number of rows of the dataset for these event dates, without reading them."""
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int | None:
+        """Give the number of rows of the dataset for these event dates, without reading them; None when some of
+        them may have taken the place of others without a commit that `relation_sql` could tell them by.
+        """
 
 
 def _columns(text: str) -> Mapping[str, str]:

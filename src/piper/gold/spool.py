@@ -28,9 +28,9 @@ class WithSpool:
         """As silver says; `spool_hosts` has no dates and no commits."""
         return self._hosts if dataset == "spool_hosts" else self._silver.relation_sql(con, dataset, dates, after_seq)
 
-    def row_count(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int | None:
         """As silver says."""
-        return self._silver.row_count(con, dataset, dates)
+        return self._silver.rows_if_only_added(con, dataset, dates)
 
 
 def _relation_sql(hosts: Sequence[SpoolHost]) -> str:

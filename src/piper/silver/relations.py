@@ -56,16 +56,21 @@ class SilverRelations:
             return tail
         return f"{tail} UNION ALL {chunks}" + (f" WHERE commit_seq > {after_seq:d}" if after_seq else "")
 
-    def row_count(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
-        """Rows of `silver_<dataset>` for `dates`, from the manifest alone."""
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int | None:
+        """Rows of `silver_<dataset>` for `dates`, from the manifest alone; None when a rewrite wrote some of them.
+
+        Such rows no longer tell by which commit they came, and a backfill may have changed them.
+        """
         found = DATASETS[dataset.removeprefix("silver_")]
         where = f"event_date IN ({_date_list(dates)})"
         row = con.execute(
-            f"""SELECT (SELECT count(*) FROM {_DATABASE}.{found.tail_table} WHERE {where})
-            + (SELECT coalesce(sum(row_count), 0)::BIGINT FROM {_DATABASE}.chunks WHERE dataset = ? AND {where})""",
+            f"""SELECT coalesce(sum(row_count), 0)::BIGINT
+                + (SELECT count(*) FROM {_DATABASE}.{found.tail_table} WHERE {where})
+            FROM {_DATABASE}.chunks WHERE dataset = ? AND {where}
+            HAVING count(*) FILTER (commit_seq < 0) = 0""",
             [found.name],
         ).fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0]) if row else None
 
     def _chunks(self, con: duckdb.DuckDBPyConnection, dataset: Dataset, where: str) -> str:
         rows = con.execute(

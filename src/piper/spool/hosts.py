@@ -44,7 +44,7 @@ class SpoolHosts:
             self._files = _files_by_host(tailer)
             self._counted_at, self._was_scanned = now, tailer.scanned
         behind: Counter[str] = Counter()
-        for source in tailer.waiting if tailer.scanned else tailer.sources:
+        for source in (source for source, _ in tailer.waiting()) if tailer.scanned else tailer.sources:
             behind[_host_of(source)] += _unread_bytes(source)
         return [SpoolHost(host, self._files[host], behind[host]) for host in sorted(self._files.keys() | behind.keys())]
 
