@@ -54,6 +54,4 @@ def _head(figure: Figure, board: Json, time_range: TimeRange) -> None:
     canvas.text(WIDTH - 14, 22, span, color=DIM, fontsize=10, ha="right", va="center")
     shown = [each["label"] for each in board["templating"]["list"] if not each.get("hide")]
     variables = "    ".join(f"{label}: All" for label in shown)
-        f"{each['label']}: All" for each in board["templating"]["list"] if each.get("label") and not each.get("hide")
-    )
     canvas.text(14, 50, variables or board["description"][:200], color=DIM, fontsize=10, va="center")
