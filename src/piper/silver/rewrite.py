@@ -168,7 +168,6 @@ class Rewrite:
                 try:
                     self._enter(con, seq, now)
                     note_changed(con, dict.fromkeys(changed, (0, 0)), seq)
-                    con.execute("UPDATE dates SET replaced_seq = ? WHERE changed_seq = ?", [seq, seq])
                     also(con, seq)
                     con.execute("COMMIT")
                 except BaseException as error:

@@ -86,8 +86,6 @@ _VERSION_2 = (
     """CREATE TABLE hidden_chunks (
         dataset VARCHAR NOT NULL, path VARCHAR NOT NULL, hidden_seq BIGINT NOT NULL,
         hidden_at_utc TIMESTAMP NOT NULL)""",
-    # The last commit that replaced or removed rows of the date: what was computed before it cannot be added to.
-    "ALTER TABLE dates ADD COLUMN replaced_seq BIGINT DEFAULT 0",
 )
 
 
