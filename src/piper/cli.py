@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from piper.commands import catalog as catalog_commands
 from piper.commands import config as config_commands
 from piper.commands import demo, insight, quarantine, reading, warehouse
 from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
@@ -57,6 +58,12 @@ quarantine_app.command("list")(quarantine.list_)
 quarantine_app.command("show")(quarantine.show)
 quarantine_app.command("stats")(quarantine.stats)
 app.add_typer(quarantine_app, name="quarantine")
+
+catalog_app = typer.Typer(help="What there is to query: gold models, silver views, metrics; grain, columns, units.")
+catalog_app.callback(invoke_without_command=True)(catalog_commands.catalog)
+catalog_app.command("list")(catalog_commands.list_)
+catalog_app.command("show")(catalog_commands.show)
+app.add_typer(catalog_app, name="catalog")
 
 config_app = typer.Typer(help="Settings: what is in force, and where each value came from.")
 config_app.command("show")(config_commands.show)

@@ -150,7 +150,7 @@ def load_models() -> tuple[GoldModel, ...]:
 
 def parse_model(name: str, text: str) -> GoldModel:
     """Make a model from the text of its file, its header checked against the SELECT's columns."""
-    header, sql = _split(text)
+    header, sql = split_header(text)
     fields: dict[str, str] = {}
     documented: dict[str, tuple[str, str]] = {}
     for line in header:
@@ -175,7 +175,7 @@ def parse_model(name: str, text: str) -> GoldModel:
     return _with_columns(model, documented)
 
 
-def _split(text: str) -> tuple[list[str], str]:
+def split_header(text: str) -> tuple[list[str], str]:
     """Separate the comment lines at the top, continuations joined, from the statement."""
     lines = text.splitlines()
     top = next((number for number, line in enumerate(lines) if not line.startswith("--")), len(lines))
