@@ -372,7 +372,7 @@ class Daemon:
                     cursor,
                     rebuild=rebuild,
                     models=models,
-                    publish_tail=lambda: anyio.from_thread.run(self._in_thread, writer.publish),
+                    in_writer=lambda step: anyio.from_thread.run(self._in_thread, step),
                 )
             )
         except duckdb.InterruptException:

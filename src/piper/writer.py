@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 
@@ -21,6 +22,7 @@ from piper.events.privacy import load_key
 from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
+from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
 from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
@@ -30,6 +32,7 @@ from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store, explain
+from piper.spool.hosts import SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -92,8 +95,11 @@ class Writer:
             sample_bytes=SAMPLE_BYTES,
             mask_key=mask_key,
         )
-        self.gold = GoldStore.open(store.con, store.layout.gold_state)
+        self.gold = GoldStore.open(
+            store.con, store.layout.gold_state, clock=lambda: datetime.fromtimestamp(clock.utc(), UTC)
+        )
         self.relations = SilverRelations(store)
+        self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
         self.totals = Totals()
         self._tail_rows = store.tail_rows()
         self._tail_since = clock.monotonic() if self._tail_rows else None
@@ -188,19 +194,20 @@ class Writer:
         *,
         rebuild: bool = False,
         models: list[str] | None = None,
-        publish_tail: Callable[[], object] | None = None,
+        in_writer: Callable[[Callable[[], Any]], Any] = lambda step: step(),
     ) -> bool:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
-        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
-        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first,
-        by `publish_tail` or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
+        `con` is a cursor of the store that no other thread uses meanwhile; `in_writer` runs a step in the writer's
+        thread, where this is another one. A model that fails is counted and logged, the others are published. Readers
+        must not find in gold what silver does not show yet, so the tail goes first. What could not be swapped in is
+        swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
         was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
-            self.relations,
+            WithSpool(self.relations, in_writer(self.hosts.count)),
             models,
             on_model=lambda outcome: self.metrics.gold_refreshed(
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
@@ -209,7 +216,7 @@ class Writer:
         self._gold_is_published = was_published and not report.models
         if not self._gold_is_published:
             if self._published_seq < self.store.progress(con).commit_seq:
-                (publish_tail or self.publish)()
+                in_writer(self.publish)
             publish_gold(con, self.store.layout)
             self._gold_is_published = True
         asked = {model.name for model in self.gold.models} if models is None else set(models)

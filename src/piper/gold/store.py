@@ -29,9 +29,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Watermark:
-    """Up to which silver commit a table is complete, and by which definition it was computed."""
+    """Up to which silver commit a table is complete, when (naive UTC) and by which definition it was computed."""
 
     through_seq: int
+    refreshed_at: datetime
     definition: str
 
 
@@ -80,16 +81,16 @@ def recreate_table(con: duckdb.DuckDBPyConnection, model: GoldModel) -> None:
 
 def read_watermarks(con: duckdb.DuckDBPyConnection) -> dict[str, Watermark]:
     """Give the watermark of every model that was ever computed."""
-    rows = con.execute(f"SELECT model, through_seq, definition FROM {WATERMARK_TABLE}").fetchall()
-    return {model: Watermark(through_seq, definition) for model, through_seq, definition in rows}
+    rows = con.execute(f"SELECT model, through_seq, refreshed_at_utc, definition FROM {WATERMARK_TABLE}").fetchall()
+    return {model: Watermark(*mark) for model, *mark in rows}
 
 
-def write_watermark(con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime) -> None:
-    """Record that the model's table is complete up to this commit, inside the caller's transaction."""
-    con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [model.name])
+def write_watermark(con: duckdb.DuckDBPyConnection, name: str, mark: Watermark) -> None:
+    """Record how far the model's table is complete, inside the caller's transaction."""
+    con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [name])
     con.execute(
         f"INSERT INTO {WATERMARK_TABLE} VALUES (?, ?, ?, ?)",
-        [model.name, through_seq, now_utc.replace(tzinfo=None), model.definition],
+        [name, mark.through_seq, mark.refreshed_at, mark.definition],
     )
 
 

@@ -57,6 +57,12 @@ GOLD_MODELS: Final = (
     "gold_tool_reliability_daily",
     "gold_storage_growth_weekly",
     "gold_data_quality_daily",
+    "gold_activity_daily",
+    "gold_host_activity_daily",
+    "gold_activity_live",
+    "gold_farm_pressure_live",
+    "gold_ingest_live",
+    "gold_as_of",
 )
 RESULTS: Final = ("ok", "error")
 DATASETS: Final = (

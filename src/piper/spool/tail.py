@@ -61,6 +61,11 @@ class Tailer:
         return self._tracker.sources
 
     @property
+    def waiting(self) -> Iterable[Source]:
+        """Those of them that may have something to read."""
+        return self._tracker.ready
+
+    @property
     def scanned(self) -> bool:
         """Whether a scan has seen the spool."""
         return self._tracker.scanned
