@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boards import publish_health
+from boards import daemon, publish_health
 from boards.queries import Json
 
-BOARDS: tuple[Callable[[], Json], ...] = (publish_health.board,)
+BOARDS: tuple[Callable[[], Json], ...] = (publish_health.board, daemon.board)
 """In the order in which a supervisor reads them."""

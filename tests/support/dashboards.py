@@ -36,6 +36,17 @@ def sql_targets(board: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def promql_targets() -> list[tuple[str, str]]:
+    """Every PromQL expression of a committed dashboard, with the uid of its dashboard."""
+    return [
+        (uid, target["expr"])
+        for uid, board in committed().items()
+        for panel in board["panels"]
+        for target in panel["targets"]
+        if "expr" in target
+    ]
+
+
 def variable_queries(board: Mapping[str, Any], time_range: macros.TimeRange) -> dict[str, str]:
     """The SQL of the dashboard's variables, by name."""
     return {
