@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boards import daemon, publish_health
+from boards import daemon, data_quality, publish_health, tool_reliability
 from boards.queries import Json
 
-BOARDS: tuple[Callable[[], Json], ...] = (publish_health.board, daemon.board)
+BOARDS: tuple[Callable[[], Json], ...] = (
+    publish_health.board,
+    tool_reliability.board,
+    data_quality.board,
+    daemon.board,
+)
 """In the order in which a supervisor reads them."""

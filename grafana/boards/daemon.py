@@ -6,6 +6,7 @@ from boards.dashboard import dashboard, row
 from boards.fields import field, mapping, thresholds
 from boards.panels import Panel, stat, table_panel, timeseries
 from boards.queries import Json, prom
+from boards.shared import CARRIED_SHOW
 
 UID = "piper-daemon"
 GIB = 1 << 30
@@ -29,6 +30,7 @@ def board() -> Json:
         row(8, _lag(), _events()),
         row(8, _backlog(), _stages()),
         row(8, _gold(), _trouble(), _storage()),
+        variables=(CARRIED_SHOW,),
         since="now-6h",
     )
 

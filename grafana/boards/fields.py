@@ -24,9 +24,6 @@ ERROR_RATE = thresholds("green", (2, "yellow"), (10, "red"))
 MORE_IS_BETTER = thresholds("red", (-1, "text"), (1, "green"))
 """A change of a rate, in percentage points; less than a point either way is noise."""
 MORE_IS_WORSE = thresholds("green", (-1, "text"), (1, "red"))
-FRESHNESS = thresholds("green", (300, "yellow"), (1_800, "red"))
-"""Age of the data in seconds: piper is minutes behind at most while it runs."""
-
 POINTS = "suffix: pp"
 """Unit of a difference of two percentages."""
 

@@ -36,6 +36,13 @@ class TimeRange:
         """The range that a dashboard opens with."""
         return cls(moment(board["time"]["from"], now), moment(board["time"]["to"], now, is_end=True))
 
+    @classmethod
+    def of_panel(cls, board: Json, panel: Json, now: datetime) -> TimeRange:
+        """The range of one panel: the dashboard's, or the last so many hours of it that the panel names itself."""
+        whole = cls.of(board, now)
+        own = panel.get("timeFrom")
+        return cls(moment(f"now-{own}", whole.end), whole.end) if own else whole
+
     def interval_ms(self, points_max: int = 1_000) -> int:
         """A round interval that gives at most so many points, as Grafana chooses one for a panel's width in pixels."""
         exact = (self.end - self.start) / timedelta(milliseconds=1) / points_max

@@ -8,7 +8,7 @@ given by `dashboard.dashboard`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 
 from boards.fields import NEUTRAL, cell_options
@@ -76,11 +76,15 @@ def timeseries(
     high: float | None = None,
     mark_limits: bool = False,
     legend_calcs: Sequence[str] = (),
+    points_max: int | None = None,
+    last: str | None = None,
     width: int | None = None,
 ) -> Panel:
     """Values over time. `style`: line, bars or points.
 
     `by` is the text column whose values name the series; `name` names the only one. `mark_limits` draws the thresholds.
+    `$__interval_ms` gives at most `points_max` points (else one a pixel). `last` (`48h`) is a range of the panel's own,
+    up to the end of the dashboard's.
     """
     custom = {
         "axisBorderShow": False,
@@ -107,7 +111,9 @@ def timeseries(
     defaults["custom"] = custom
     if by or name:
         defaults["displayName"] = f"${{__field.labels.{by}}}" if by else name
-    return _panel("timeseries", title, description, targets, defaults, fields, options, width)
+    panel = _panel("timeseries", title, description, targets, defaults, fields, options, width)
+    own = {"maxDataPoints": points_max, "timeFrom": last}
+    return replace(panel, body=panel.body | {key: value for key, value in own.items() if value is not None})
 
 
 def bar_gauge(
@@ -125,7 +131,7 @@ def bar_gauge(
     rows_max: int = 20,
     width: int | None = None,
 ) -> Panel:
-    """A horizontal bar a row: a ranking. The query gives one text and one numeric column, in the order to show."""
+    """A ranking: a horizontal bar a row (one text and one numeric column, in order), or a series of Prometheus."""
     options = {
         "displayMode": "basic",
         "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
@@ -134,7 +140,7 @@ def bar_gauge(
         "minVizWidth": 8,
         "namePlacement": "left",
         "orientation": "horizontal",
-        "reduceOptions": _reduce(rows_max),
+        "reduceOptions": _reduce(rows_max if "rawSql" in targets[0] else None),
         "showUnfilled": True,
         "sizing": "auto",
         "valueMode": "color",
@@ -210,16 +216,23 @@ def heatmap(
     no_value: str = NO_VALUE,
     by: str | None = None,
     limits: Json = NEUTRAL,
+    low: float | None = None,
+    high: float | None = None,
+    show_zero: bool = False,
     width: int | None = None,
 ) -> Panel:
-    """Time across, a row a series (`by` is the text column that names them), the value as colour."""
+    """Time across, a row a series (`by` is the text column that names them), the value as colour from `low` to `high`.
+
+    Without `show_zero` a zero looks like no value.
+    """
     options = {
         "calculate": False,
         "cellGap": 1,
         "color": {"exponent": 0.5, "fill": "dark-orange", "mode": "scheme", "reverse": False}
-        | {"scale": "exponential", "scheme": scheme, "steps": 64},
+        | {"scale": "exponential", "scheme": scheme, "steps": 64}
+        | {key: value for key, value in (("max", high), ("min", low)) if value is not None},
         "exemplars": {"color": "rgba(255,0,255,0.7)"},
-        "filterValues": {"le": 1e-9},
+        "filterValues": {"le": -1 if show_zero else 1e-9},
         "legend": {"show": True},
         "rowsFrame": {"layout": "auto"},
         "tooltip": {"mode": "single", "showColorScale": False, "yHistogram": False},

@@ -16,7 +16,21 @@ from boards.fields import (
     thresholds,
 )
 from boards.panels import Panel, bar_chart, stat, table_panel, timeseries
-from boards.queries import DAY, IN_BOTH, IN_DAYS, IN_RANGE, IN_SHOWS, IS_CURRENT, Json, any_of, series, table
+from boards.queries import (
+    BARS_MAX,
+    BUCKET,
+    DAY,
+    ERROR_TEXT,
+    IN_BOTH,
+    IN_DAYS,
+    IN_RANGE,
+    IN_SHOWS,
+    IS_CURRENT,
+    Json,
+    any_of,
+    series,
+    table,
+)
 from boards.shared import SHOW, data_as_of
 
 UID = "piper-publish-health"
@@ -39,7 +53,7 @@ def board() -> Json:
         "Publish health",
         "How many USD publishes work, how long they take, where they fail and with which error. Times are UTC.",
         row(4, data_as_of("gold_publish_health_daily"), _success_rate(), _counts(), _duration()),
-        row(8, _rate_by_day(), _publishes_by_day()),
+        row(8, _rate_by_day(), _publishes_over_time()),
         row(8, _worst_places(), _errors_by_code()),
         row(9, _duration_by_kind(), _latest_failures()),
         variables=(SHOW, KINDS),
@@ -67,12 +81,12 @@ def _success_rate() -> Panel:
                 FROM publishes
             )
 
-            SELECT rate AS "Success rate", rate - rate_before AS "Against before" FROM rates
+            SELECT rate AS "Success rate", rate - rate_before AS "vs previous" FROM rates
         """),
         unit="percent",
         decimals=1,
         limits=SUCCESS_RATE,
-        fields=[field("Against before", unit=POINTS, limits=MORE_IS_BETTER)],
+        fields=[field("vs previous", unit=POINTS, limits=MORE_IS_BETTER, no_value="–")],
     )
 
 
@@ -114,11 +128,13 @@ def _duration() -> Panel:
                 FROM publishes
             )
 
-            SELECT p95 AS "p95", 100 * (p95 / nullif(p95_before, 0) - 1) AS "Against before" FROM quantiles
+            SELECT p95 AS "p95", 100 * (p95 / nullif(p95_before, 0) - 1) AS "vs previous" FROM quantiles
         """),
         unit="ms",
         decimals=1,
-        fields=[field("Against before", unit="percent", limits=thresholds("green", (-5, "text"), (10, "red")))],
+        fields=[
+            field("vs previous", unit="percent", limits=thresholds("green", (-5, "text"), (10, "red")), no_value="–")
+        ],
     )
 
 
@@ -131,7 +147,7 @@ def _rate_by_day() -> Panel:
             SELECT
                 {DAY} AS time,
                 coalesce("show", '(none)') AS "show",
-                CAST(100 * sum(success_count) / nullif(sum(total_publishes), 0) AS DOUBLE) AS success_rate_pct
+                CAST(100 * sum(success_count) / nullif(sum(total_publishes), 0) AS DOUBLE) AS "Value"
             FROM gold_publish_health_daily
             WHERE {IN_DAYS} AND {CHOSEN}
             GROUP BY 1, 2
@@ -141,30 +157,32 @@ def _rate_by_day() -> Panel:
         decimals=1,
         limits=SUCCESS_RATE,
         by="show",
+        fill=0,
         high=100,
         mark_limits=True,
     )
 
 
-def _publishes_by_day() -> Panel:
+def _publishes_over_time() -> Panel:
     return timeseries(
-        "Publishes by day and outcome",
-        """Σ of success_count, error_count and all other publishes (warning, info) of each UTC day. Grain: day. Source:
-        gold_publish_health_daily.""",
+        "Publishes over time by outcome",
+        """Publishes with status success, with status error, and all other ones (warning, info). Grain: a period that
+        grows with the range, from a minute up. Source: silver_publish_usd.""",
         series(f"""
             SELECT
-                {DAY} AS time,
-                CAST(sum(success_count) AS BIGINT) AS success,
-                CAST(sum(error_count) AS BIGINT) AS error,
-                CAST(sum(total_publishes - success_count - error_count) AS BIGINT) AS other
-            FROM gold_publish_health_daily
-            WHERE {IN_DAYS} AND {CHOSEN}
+                {BUCKET} AS time,
+                count(*) FILTER (status = 'success') AS success,
+                count(*) FILTER (status = 'error') AS error,
+                count(*) FILTER (status NOT IN ('success', 'error')) AS other
+            FROM silver_publish_usd
+            WHERE {IN_RANGE} AND {CHOSEN}
             GROUP BY 1
             ORDER BY 1
         """),
         unit="locale",
         style="bars",
         stacked=True,
+        points_max=BARS_MAX,
         fields=[field("success", color="green"), field("error", color="red"), field("other", color="blue")],
     )
 
@@ -209,7 +227,7 @@ def _worst_places() -> Panel:
                 failed AS "Failed",
                 publishes AS "Publishes",
                 100 * failed / publishes AS "Error rate",
-                100 * failed / publishes - rate_before AS "Against before"
+                100 * failed / publishes - rate_before AS "vs previous"
             FROM places
             WHERE failed > 0
             ORDER BY failed DESC, "Error rate" DESC, 1, 2, 3
@@ -219,7 +237,7 @@ def _worst_places() -> Panel:
         fields=[
             field("Show", links=[place, tools]),
             field("Error rate", unit="percent", decimals=1, limits=ERROR_RATE, cell="color-background"),
-            field("Against before", unit=POINTS, decimals=1, limits=MORE_IS_WORSE, cell="color-text", no_value="new"),
+            field("vs previous", unit=POINTS, decimals=1, limits=MORE_IS_WORSE, cell="color-text", no_value="new"),
         ],
         no_value="No failed publish in this range",
         width=14,
@@ -246,7 +264,7 @@ def _errors_by_code() -> Panel:
         """),
         unit="locale",
         fields=[
-            field("Share", unit="percent", decimals=0, limits=NEUTRAL, cell="gauge", low=0, high=100),
+            field("Share", unit="percent", decimals=0, limits=NEUTRAL, cell="gauge", low=0, high=100, width=150),
             field("Last seen", unit="dateTimeFromNow"),
         ],
         no_value="No failed publish in this range",
@@ -283,13 +301,11 @@ def _latest_failures() -> Panel:
             SELECT
                 occurred_at_utc AS "Time",
                 coalesce("show", '(none)') AS "Show",
-                coalesce(shot, asset, sequence, '(none)') AS "Shot or asset",
+                coalesce(shot, asset, sequence, '–') AS "Where",
                 {KIND} AS "Kind",
                 coalesce(dcc, '–') AS "DCC",
                 username AS "Artist",
-                hostname AS "Host",
-                coalesce(error_code, '(none)') AS "Code",
-                coalesce(error_message, '–') AS "Message"
+                {ERROR_TEXT} AS "Error"
             FROM silver_publish_usd
             WHERE {IN_RANGE} AND {CHOSEN} AND status = 'error'
             ORDER BY occurred_at_utc DESC, event_id
@@ -299,9 +315,11 @@ def _latest_failures() -> Panel:
         fields=[
             field("Time", unit="dateTimeAsIso", width=170),
             field("Show", links=[link("Only this show", UID, keep=["kind"], show=row_value("Show"))], width=110),
-            field("Kind", width=110),
+            field("Where", width=110),
+            field("Kind", width=120),
             field("DCC", width=90),
-            field("Message", custom={"inspect": True}),
+            field("Artist", width=100),
+            field("Error", custom={"inspect": True}),
         ],
         no_value="No failed publish in this range",
     )

@@ -42,9 +42,16 @@ IN_BOTH = (
 IS_CURRENT = f"occurred_at_utc >= {RANGE_START}"
 DAY = "CAST(event_date AS TIMESTAMP)"
 """The time of a day's row in a time series."""
+BARS_MAX = 60
+"""`points_max` of a panel with bars: thin enough to see when, wide enough to compare."""
+BUCKET = "time_bucket(to_milliseconds(greatest(60000, CAST($__interval_ms AS BIGINT))), occurred_at_utc)"
+"""The start of the period that an event falls in: it follows the range, from a minute up."""
 
 NONE = "(none)"
 """Option of a variable that stands for NULL. It is always there, for Grafana makes `IN ()` of an empty list."""
+
+ERROR_TEXT = "concat_ws(': ', error_code, regexp_replace(error_message, '\\s+', ' ', 'g'))"
+"""What an error event says, on one line."""
 
 
 def any_of(column: str, variable: str) -> str:
@@ -64,8 +71,8 @@ def sql(text: str) -> str:
 def series(text: str) -> Json:
     """A DuckDB target for panels over time.
 
-    One column `time` (TIMESTAMP, ascending, never NULL), numeric columns, and at most one text column: its values
-    become series.
+    One column `time` (TIMESTAMP, ascending, never NULL) and a numeric column a series. Or one text column, whose values
+    become the series, and one numeric column, called "Value": then Grafana names a series by the text alone.
     """
     return _duckdb(text, TIME_SERIES)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from boards.dashboard import options_of, variable
-from boards.fields import field
+from boards.fields import thresholds
 from boards.panels import Panel, stat
-from boards.queries import IN_DAYS, Json, table
+from boards.queries import IN_DAYS, NOW, Json, table
 
 SHOW: Json = variable(
     "show",
@@ -16,17 +16,33 @@ SHOW: Json = variable(
     ),
 )
 """The same options everywhere, so that a choice can be carried from one dashboard to the next."""
+CARRIED_SHOW: Json = SHOW | {"hide": 2}
+"""For a dashboard that knows no shows: hidden, so that the link bar hands the choice on to the next dashboard."""
 
 
-def data_as_of(model: str, *, day: str = "event_date", width: int = 4) -> Panel:
-    """How fresh the data behind a gold model is: the first panel of every dashboard. `day` is its date column."""
+DAYTIME = thresholds("green", (12 * 3_600, "yellow"), (3 * 86_400, "red"))
+"""Age in seconds of what people cause: a night is normal, a weekend just about."""
+
+
+def data_as_of(model: str, *, limits: Json = DAYTIME, width: int = 4) -> Panel:
+    """How far the data behind a gold model reaches: the first panel of every dashboard.
+
+    `limits` are thresholds of the age in seconds of the newest event: when does silence mean that something is broken?
+    """
     return stat(
         "Data as of",
-        f"""Newest day in {model}. If it lags behind the present, no event came or piperd does not run: see piperd.
-        Grain: all shows and times. Source: {model}.""",
-        table(f'SELECT epoch_ms(CAST(max({day}) AS TIMESTAMP)) AS "Newest day" FROM {model}'),
-        unit="dateTimeFromNow",
-        fields=[field("Newest day", unit="dateTimeFromNow")],
+        f"""Age of the newest event behind {model}: events reach gold within seconds while piperd runs. If it is old,
+        nothing happened or piperd does not run: the piperd dashboard tells which. Grain: model, whatever the range.
+        Source: gold_as_of.""",
+        table(f"""
+            SELECT greatest(0, epoch({NOW}) - epoch(last_event_at)) AS "ago"
+            FROM gold_as_of
+            WHERE model = '{model}'
+        """),
+        unit="s",
+        decimals=1,
+        limits=limits,
+        show_names=True,
         no_value="Nothing yet",
         width=width,
     )

@@ -16,10 +16,8 @@ import shutil
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.from_thread
@@ -32,13 +30,14 @@ from piper.errors import DataRootError, PiperError
 from piper.files import ensure_writable
 from piper.gold.models import load_models
 from piper.layout import Layout
-from piper.ops.control import Handler, Progress, serve_control
-from piper.ops.facts import network_file_system
+from piper.ops.control import serve_control
+from piper.ops.facts import wants_file_events
+from piper.ops.handlers import control_handlers
 from piper.ops.health import Health
 from piper.ops.http import MetricsServer
+from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging
 from piper.ops.metrics import Metrics
-from piper.ops.status import collect_status
 from piper.settings import Settings
 from piper.spool.watch import changed_paths
 from piper.writer import Writer
@@ -93,12 +92,12 @@ class Daemon:
         self.health = Health()
         self.metrics.show_health(self.health)
         self.started_at = time.time()
-        self._writer: Writer | None = None
+        self.writer: Writer | None = None
         self._thread = anyio.CapacityLimiter(1)
         """Everything that touches the writer's connection or the tailer runs here, one step at a time."""
-        self._gold_lock = anyio.Lock()
+        self.gold_lock = anyio.Lock()
         self._gold_cursor: duckdb.DuckDBPyConnection | None = None
-        self._jobs: deque[Callable[[Writer], None]] = deque()
+        self.jobs = Jobs(lambda: self._wake.set(), self._why_no_job)
         self._hints: set[bytes] = set()
         self._rescan = False
         self._spool_error: str | None = None
@@ -124,9 +123,9 @@ class Daemon:
                 await tasks.start(self._watch_signals)
                 await self._in_thread(self._open)
                 tasks.start_soon(self._gold_loop)
-                if self._wants_file_events():
+                if wants_file_events(self.settings.watch.mode, self.settings.paths.raw_root):
                     tasks.start_soon(self._watch_spool)
-                await tasks.start(serve_control, self.layout.control_socket, self._handlers())
+                await tasks.start(serve_control, self.layout.control_socket, control_handlers(self))
                 await self._ingest_loop()
                 with anyio.CancelScope(shield=True):
                     await self._stop()
@@ -163,10 +162,9 @@ class Daemon:
 
     def _turn(self) -> float:
         """One step in the writer's thread; returns for how long there is nothing to do, in seconds."""
-        writer = self._writer
+        writer = self.writer
         assert writer is not None
-        while self._jobs:
-            self._jobs.popleft()(writer)
+        self.jobs.run_all(writer)
         self._look(writer)
         if writer.tail_is_old and not writer.tailer.ready:
             writer.seal()
@@ -175,7 +173,7 @@ class Daemon:
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
             self._keep_house(writer)
-        if writer.tailer.ready or self._jobs:
+        if writer.tailer.ready or self.jobs:
             return 0.0
         due = [self._next_scan, self._next_poll]
         if self._rescan:
@@ -240,7 +238,7 @@ class Daemon:
 
     def _open(self) -> None:
         writer = Writer.open(self.settings, self.metrics, command="piperd")
-        self._writer = writer
+        self.writer = writer
         self._gold_cursor = writer.store.cursor()
         self.metrics.chunks_counted(writer.chunk_counts())
         self._next_scan = self._next_poll = self._next_publish = 0.0
@@ -248,7 +246,7 @@ class Daemon:
         self.health.set_ready("publish")
 
     def _close(self) -> None:
-        writer, self._writer, self._gold_cursor = self._writer, None, None
+        writer, self.writer, self._gold_cursor = self.writer, None, None
         if writer is not None:
             try:
                 writer.close()
@@ -262,7 +260,7 @@ class Daemon:
         self.health.set_not_ready("manifest_open", f"{type(error).__name__}: {error}")
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
-        async with self._gold_lock:
+        async with self.gold_lock:
             await self._in_thread(self._close)
             while not self._stopping.is_set():
                 self.health.beat("ingest")
@@ -282,7 +280,7 @@ class Daemon:
         self.health.ended("gold")
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
-        async with self._gold_lock:
+        async with self.gold_lock:
             try:
                 await self._in_thread(self._drain)
                 await self._last_gold()
@@ -294,7 +292,7 @@ class Daemon:
 
     def _drain(self) -> None:
         """Commit what can be read within DRAIN_SECONDS, and publish it."""
-        writer = self._writer
+        writer = self.writer
         if writer is None:
             return
         deadline = time.monotonic() + DRAIN_SECONDS
@@ -312,7 +310,7 @@ class Daemon:
             writer.ingest()
 
     async def _last_gold(self) -> None:
-        writer, cursor = self._writer, self._gold_cursor
+        writer, cursor = self.writer, self._gold_cursor
         if writer is None or cursor is None:
             return
         timer = threading.Timer(GOLD_STOP_SECONDS, cursor.interrupt)
@@ -338,14 +336,6 @@ class Daemon:
                 self._wake.set()
                 threading.Thread(target=_end_late, daemon=True).start()
 
-    def _wants_file_events(self) -> bool:
-        """On a network share events tell only what this very host writes, so `auto` leaves them out there."""
-        mode = self.settings.watch.mode
-        if mode != "auto":
-            return mode == "events"
-        mounts = Path("/proc/mounts").read_text("utf-8", "surrogateescape")
-        return not network_file_system(self.settings.paths.raw_root, mounts)
-
     async def _watch_spool(self) -> None:
         async for paths, other in changed_paths(self.settings.paths.raw_root, self._stopping):
             self._hints.update(paths)
@@ -357,13 +347,14 @@ class Daemon:
             await self._caught_up.wait()  # so that the first refresh has something to show
         while not self._stopping.is_set():
             self.health.beat("gold")
-            async with self._gold_lock:
-                await self._refresh_gold()
+            async with self.gold_lock:
+                await self.refresh_gold()
             with anyio.move_on_after(self.settings.gold.refresh_seconds):
                 await self._stopping.wait()
 
-    async def _refresh_gold(self, *, rebuild: bool = False, models: list[str] | None = None) -> bool:
-        writer, cursor = self._writer, self._gold_cursor
+    async def refresh_gold(self, *, rebuild: bool = False, models: list[str] | None = None) -> bool:
+        """Bring gold up to date, with `gold_lock` held; returns whether anything was written."""
+        writer, cursor = self.writer, self._gold_cursor
         if writer is None or cursor is None:
             return False
         try:
@@ -385,79 +376,15 @@ class Daemon:
 
     # ---- control -------------------------------------------------------------------------------------------------
 
-    def _handlers(self) -> dict[str, Handler]:
-        return {"status": self._status, "materialize": self._materialize}
-
-    async def _status(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        del args, progress
-        ready, unready = self.health.readiness()
-        status = await self._as_job(collect_status) if self._writer is not None else {}
-        return {
-            "state": "running" if ready else "degraded",
-            "pid": os.getpid(),
-            "version": __version__,
-            "uptime_seconds": round(time.time() - self.started_at, 1),
-            "problems": unready,
-            **status,
-        }
-
-    async def _materialize(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """Rebuild gold (one model or all) and the catalog; answers when it is published."""
-        known = [model.name for model in load_models()]
-        model = args.get("model")
-        if model is not None and model not in known:
-            raise PiperError(f"no gold model is called {model!r}", hint=f"Models: {', '.join(known)}")
-        async with self._gold_lock:
-            await progress({"step": "gold"})
-            written = await self._refresh_gold(rebuild=True, models=[model] if model else None)
-            writer = self._writer
-            if not written or writer is None:
-                raise PiperError("gold could not be rebuilt", hint="The daemon's log says why.")
-            await progress({"step": "catalog"})
-            try:
-                await anyio.to_thread.run_sync(writer.rewrite_catalog)
-            except (duckdb.Error, OSError) as error:
-                raise _refusal(error) from error
-        return {"models": [model] if model else known, "catalog": str(self.layout.catalog)}
-
-    async def _as_job(self, action: Callable[[Writer], T]) -> T:
-        """Run `action` in the writer's thread between two steps of the loop.
-
-        Raises PiperError when that is not possible now or the ground gives way under it (a full disk, a lost mount): a
-        command is refused then, and piperd goes on. Anything else that `action` raises is a bug and ends piperd.
-        """
-        done = threading.Event()
-        result: list[T] = []
-        errors: list[BaseException] = []
-
-        def job(writer: Writer) -> None:
-            try:
-                result.append(action(writer))
-            except Exception as error:  # handed to the waiting client below
-                errors.append(error)
-            finally:
-                done.set()
-
-        self._jobs.append(job)
-        self._wake.set()
-        while not await anyio.to_thread.run_sync(done.wait, 1.0, abandon_on_cancel=True):
-            if self._stopping.is_set():
-                raise PiperError("piperd is stopping")
-            if self._writer is None:
-                raise PiperError("piperd is opening its data root anew", hint="Ask again; /readyz says what is wrong.")
-        if errors:
-            if isinstance(errors[0], duckdb.Error | OSError):
-                raise _refusal(errors[0]) from errors[0]
-            raise errors[0]
-        return result[0]
+    def _why_no_job(self) -> PiperError | None:
+        if self._stopping.is_set():
+            return PiperError("piperd is stopping")
+        if self.writer is None:
+            return PiperError("piperd is opening its data root anew", hint="Ask again; /readyz says what is wrong.")
+        return None
 
     async def _in_thread(self, action: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(action, limiter=self._thread)
-
-
-def _refusal(error: BaseException) -> PiperError:
-    """What a client is told when the disk or the manifest failed under its command."""
-    return PiperError(f"piperd could not do it: {error}", hint="Look at /readyz and the daemon's log, then ask again.")
 
 
 def _end_late() -> None:

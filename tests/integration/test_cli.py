@@ -100,6 +100,14 @@ def test_a_cut_last_line_is_deferred_and_read_when_its_rest_comes(place: Place) 
     assert (second["files"], second["accepted"], second["deferred_files"]) == (1, 1, 0)
 
 
+def test_the_first_run_over_many_weeks_takes_no_more_memory_than_it_is_given(place: Place) -> None:
+    """Of six weeks, every day and type is a partition that wants buffers while it is written."""
+    written = place.simulate(6_000, days=42)
+    done = place.piper("ingest", "--json", env={"PIPER_DUCKDB__MEMORY_LIMIT": "256MB"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accepted"] == written.valid
+
+
 @pytest.mark.parametrize("holder", ["piperd", "piper ingest"])
 def test_an_ingest_steps_aside_for_whoever_reads_the_spool_already(place: Place, holder: str) -> None:
     with place.writer(holder):

@@ -14,12 +14,13 @@ from tests.support import dashboards, panel_queries
 from tests.support.commands import Place
 from tests.support.reader_engine import require_reader_site
 
-from boards.macros import TimeRange, expand
 from boards.queries import NONE, TIME_SERIES
 
 BOARDS = {uid: board for uid, board in dashboards.committed().items() if dashboards.sql_targets(board)}
 TARGETS = {
-    f"{uid}: {name}": target for uid, board in BOARDS.items() for name, target in dashboards.sql_targets(board).items()
+    f"{uid}: {name}": target
+    for uid, board in BOARDS.items()
+    for name, (_, target) in dashboards.sql_targets(board).items()
 }
 NUMBERS = {"BIGINT", "INTEGER", "DOUBLE"}
 SAFE_TYPES = NUMBERS | {"VARCHAR", "BOOLEAN", "DATE", "TIMESTAMP"}
@@ -37,23 +38,20 @@ class Warehouse:
 
     site: Path
     catalog: Path
-    time_ranges: dict[str, TimeRange]
+    now: datetime
     variables: Answers
     panels: Answers
 
     @classmethod
     def asked(cls, place: Place) -> Warehouse:
-        site, catalog = require_reader_site(), place.layout.catalog
-        now = datetime.now(UTC)
-        time_ranges = {uid: TimeRange.of(board, now) for uid, board in BOARDS.items()}
+        asked = cls(require_reader_site(), place.layout.catalog, datetime.now(UTC), {}, {})
         queries = {
             f"{uid}: {name}": sql
             for uid, board in BOARDS.items()
-            for name, sql in dashboards.variable_queries(board, time_ranges[uid]).items()
+            for name, sql in dashboards.variable_queries(board, asked.now).items()
         }
-        variables = panel_queries.run(site, catalog, queries)
-        chosen = {name: [row[0] for row in answer.get("rows", [])] for name, answer in variables.items()}
-        asked = cls(site, catalog, time_ranges, variables, {})
+        asked.variables.update(panel_queries.run(asked.site, asked.catalog, queries))
+        chosen = {name: [row[0] for row in answer.get("rows", [])] for name, answer in asked.variables.items()}
         asked.panels.update(asked.ask(lambda name: chosen[name] or [NONE]))
         return asked
 
@@ -62,8 +60,8 @@ class Warehouse:
         queries = {}
         for uid, board in BOARDS.items():
             values = {each["name"]: choose(f"{uid}: {each['name']}") for each in board["templating"]["list"]}
-            for name, target in dashboards.sql_targets(board).items():
-                queries[f"{uid}: {name}"] = expand(target["rawSql"], self.time_ranges[uid], values)
+            for name, sql in dashboards.expanded(board, self.now, values).items():
+                queries[f"{uid}: {name}"] = sql
         return panel_queries.run(self.site, self.catalog, queries)
 
 
@@ -71,7 +69,7 @@ class Warehouse:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     place = Place(tmp_path_factory.mktemp("demo"))
     place.simulate(DEMO_EVENTS, days=DEMO_DAYS, hosts=6)
-    done = place.piper("ingest", env={"PIPER_DUCKDB__MEMORY_LIMIT": "2GB"})
+    done = place.piper("ingest")
     assert done.returncode == 0, done.stderr
     return Warehouse.asked(place)
 

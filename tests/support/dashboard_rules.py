@@ -135,7 +135,7 @@ def panels_do_not_overlap(board: Json) -> Iterator[str]:
 @rule
 def says_first_how_fresh_the_data_is(board: Json) -> Iterator[str]:
     first = min(board["panels"], key=lambda panel: (panel["gridPos"]["y"], panel["gridPos"]["x"]))
-    if first["type"] != "stat" or (is_sql(first) and first["title"] != "Data as of"):
+    if first["type"] != "stat" or (is_sql(first) and "gold_as_of" not in queries_of(first)):
         yield f"the first panel is {first['title']}"
 
 
@@ -170,7 +170,8 @@ def variables_and_queries_agree(board: Json) -> Iterator[str]:
     }
     if used - defined:
         yield f"queries use undefined {sorted(used - defined)}"
-    if defined - used:
+    carried = {variable["name"] for variable in board["templating"]["list"] if variable["hide"] == 2}
+    if defined - used - carried:
         yield f"no query uses {sorted(defined - used)}"
 
 
@@ -246,6 +247,10 @@ def thresholds_are_in_order_and_rates_have_some(board: Json) -> Iterator[str]:
 def overrides_name_columns_that_exist(board: Json) -> Iterator[str]:
     for panel in filter(is_sql, board["panels"]):
         query = queries_of(panel)
+        if str(panel["fieldConfig"]["defaults"].get("displayName", "")).startswith("${__field.labels."):
+            if 'AS "Value"' not in query:
+                yield f"{panel['title']}: series by label are named after it only if the number is called Value"
+            continue
         for override in panel["fieldConfig"]["overrides"]:
             name = override["matcher"]["options"]
             known = rf"\b{re.escape(name)}\b" if name.isidentifier() else re.escape(f'"{name}"')

@@ -17,6 +17,7 @@ from tests.support import dashboards
 
 from boards import BOARDS, fields, panels, queries
 from boards.dashboard import dashboard, row, variable
+from boards.shared import data_as_of
 
 BUILD = Path(__file__).resolve().parents[2] / "grafana" / "build.py"
 COMMITTED = dashboards.committed()
@@ -33,7 +34,7 @@ def test_dashboard(uid: str, check: rules.Rule) -> None:
 
 def test_files_are_named_after_the_uid_and_each_is_what_its_board_gives() -> None:
     assert {uid: board["uid"] for uid, board in COMMITTED.items()} == {uid: uid for uid in COMMITTED}
-    assert [make()["uid"] for make in BOARDS] == [uid for uid in dashboards.UIDS if uid in COMMITTED]
+    assert sorted(make()["uid"] for make in BOARDS) == sorted(COMMITTED)
     done = subprocess.run([sys.executable, str(BUILD), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -58,7 +59,7 @@ def example() -> Board:
         "An example.",
         row(
             4,
-            panels.stat("Data as of", "Grain: all. Source: silver_tool_events.", queries.table(sql), unit="short"),
+            data_as_of("gold_tool_reliability_daily"),
             panels.stat(
                 "Rate",
                 "Grain: all. Source: silver_tool_events.",
@@ -100,8 +101,8 @@ BREAKS: dict[str, list[Callable[[Board], None]]] = {
     ],
     "is_linked_to_the_others": [put("tags", []), put("links", []), put("links.0.keepTime", False)],
     "has_few_panels_with_ids_of_their_own": [put("panels", []), put("panels.0.id", 2)],
-    "panels_do_not_overlap": [put("panels.1.gridPos.x", 4), put("panels.2.gridPos.w", 9)],
-    "says_first_how_fresh_the_data_is": [put("panels.0.gridPos.y", 9), put("panels.0.title", "Count")],
+    "panels_do_not_overlap": [put("panels.1.gridPos.x", 1), put("panels.2.gridPos.w", 24)],
+    "says_first_how_fresh_the_data_is": [put("panels.0.gridPos.y", 9), put("panels.0.targets.0.rawSql", "SELECT 1")],
     "variables_are_complete": [
         put("templating.list.0.label", ""),
         put("templating.list.0.refresh", 1),
@@ -132,7 +133,10 @@ BREAKS: dict[str, list[Callable[[Board], None]]] = {
         put("panels.1.fieldConfig.defaults.thresholds", fields.NEUTRAL),
         put("panels.0.fieldConfig.defaults.thresholds", fields.thresholds("red", (9, "green"), (3, "blue"))),
     ],
-    "overrides_name_columns_that_exist": [put("panels.1.fieldConfig.overrides.0.matcher.options", "Al")],
+    "overrides_name_columns_that_exist": [
+        put("panels.1.fieldConfig.overrides.0.matcher.options", "Al"),
+        put("panels.0.fieldConfig.defaults.displayName", "${__field.labels.show}"),
+    ],
     "links_lead_somewhere": [
         put("panels.1.fieldConfig.overrides.0.properties.1.value.0.url", "/d/nowhere?${__url_time_range}"),
         put("panels.1.fieldConfig.overrides.0.properties.1.value.0.url", "/d/piper-daemon?var-show=x"),
@@ -170,6 +174,21 @@ def test_breaking_a_rule_is_noticed(check: rules.Rule) -> None:
         board = deepcopy(example())
         change(board)
         assert list(check(board)), json.dumps(board)
+
+
+def test_a_row_is_filled_and_what_does_not_fit_is_refused() -> None:
+    def placed(*widths: int | None) -> list[tuple[int, int]]:
+        stats = [
+            panels.stat(f"Panel {index}", "A number.", queries.table("SELECT 1"), unit="short", width=width)
+            for index, width in enumerate(widths)
+        ]
+        board = dashboard("piper-daemon", "Example", "An example.", row(4, *stats))
+        return [(panel["gridPos"]["x"], panel["gridPos"]["w"]) for panel in board["panels"]]
+
+    assert placed(None, 5, None, None) == [(0, 7), (7, 5), (12, 6), (18, 6)]
+    for widths in [(20,), (20, 5), (12, 12, None), (12, 13, None)]:
+        with pytest.raises(ValueError, match="do not fill a row"):
+            placed(*widths)
 
 
 def test_an_outdated_file_is_named(tmp_path: Path) -> None:

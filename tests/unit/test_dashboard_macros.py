@@ -53,6 +53,12 @@ def test_relative_times(text: str, is_end: bool, expected: datetime) -> None:
     assert moment(text, NOW, is_end=is_end) == expected
 
 
+def test_a_panel_can_have_a_range_of_its_own() -> None:
+    board = {"time": {"from": "now-7d", "to": "now"}}
+    assert TimeRange.of_panel(board, {}, NOW) == TimeRange(NOW - timedelta(days=7), NOW)
+    assert TimeRange.of_panel(board, {"timeFrom": "48h"}, NOW) == TimeRange(NOW - timedelta(hours=48), NOW)
+
+
 def test_an_absolute_time_is_refused() -> None:
     with pytest.raises(MacroError):
         moment("2026-01-01", NOW)

@@ -161,3 +161,10 @@ def network_file_system(path: Path, mounts: str) -> str:
         if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= longest:
             kind, longest = fields[2], len(point)
     return kind if _NETWORK.fullmatch(kind) else ""
+
+
+def wants_file_events(mode: str, raw_root: Path) -> bool:
+    """What `watch.mode` comes to: on a share events tell only what this very host writes, so `auto` leaves them out."""
+    if mode != "auto":
+        return mode == "events"
+    return not network_file_system(raw_root, Path("/proc/mounts").read_text("utf-8", "surrogateescape"))

@@ -223,6 +223,7 @@ def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummar
         summary.quarantined_keys = quarantine.fill(summary.commit_seq)
         summary.chunks, summary.damaged_chunks = len(found.chunks), found.damaged
         _write_counts(con, summary, sealed_through)
+        con.execute("UPDATE progress SET rewritten_through = ?", [rows.last_rewrite])
         _remove_gold(layout)
         schema.mark_finished(con)
         failpoint("rebuild.filled")
