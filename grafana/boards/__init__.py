@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boards import data_quality, farm_pressure, publish_health, render_health, storage_growth, tool_reliability
+from boards import (
+    daemon,
+    data_quality,
+    farm_pressure,
+    publish_health,
+    render_health,
+    storage_growth,
+    tool_reliability,
+)
 from boards.queries import Json
 
 BOARDS: tuple[Callable[[], Json], ...] = (
@@ -17,5 +25,6 @@ BOARDS: tuple[Callable[[], Json], ...] = (
     tool_reliability.board,
     storage_growth.board,
     data_quality.board,
+    daemon.board,
 )
 """In the order in which a supervisor reads them."""

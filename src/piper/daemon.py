@@ -251,6 +251,9 @@ class Daemon:
         self.metrics.storage(writer.storage_bytes())
         usage = shutil.disk_usage(self.layout.data_root)
         self.metrics.disk(usage.free, usage.total)
+        if self.layout.state.stat().st_dev != self.layout.data_root.stat().st_dev:
+            usage = shutil.disk_usage(self.layout.state)
+            self.metrics.state_disk(usage.free, usage.total)
 
     # ---- opening, failing, stopping ------------------------------------------------------------------------------
 

@@ -240,12 +240,13 @@ class Writer:
             ),
         )
         self._gold_is_published = was_published and not report.models
-        if self._gold_is_published:
-            return False
-        if self._published_seq < self.store.progress(con).commit_seq:
-            in_writer(self.publish)
-        publish_gold(con, self.store.layout)
-        self._gold_is_published = True
+        if not self._gold_is_published:
+            if self._published_seq < self.store.progress(con).commit_seq:
+                in_writer(self.publish)
+            publish_gold(con, self.store.layout)
+            self._gold_is_published = True
+        asked = {model.name for model in self.gold.models} if models is None else set(models)
+        self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
 
     def storage_bytes(self) -> dict[str, int]:

@@ -39,6 +39,17 @@ def sql_targets(board: Mapping[str, Any]) -> dict[str, tuple[dict[str, Any], dic
     }
 
 
+def promql_targets() -> list[tuple[str, str]]:
+    """Every PromQL expression of a committed dashboard, with the uid of its dashboard."""
+    return [
+        (uid, target["expr"])
+        for uid, board in committed().items()
+        for panel in board["panels"]
+        for target in panel["targets"]
+        if "expr" in target
+    ]
+
+
 def expanded(board: Mapping[str, Any], now: datetime, values: Mapping[str, str | Sequence[str]]) -> dict[str, str]:
     """The SQL of those targets as DuckDB gets it, for the range that the dashboard opens with."""
     done = {}
