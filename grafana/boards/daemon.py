@@ -98,11 +98,19 @@ def _machine() -> Panel:
         "Room to work",
         """Memory that piperd holds; cores that it uses (rate of process_cpu_seconds_total); free space on the
         fullest of its disks (piper:disk_free_bytes), and what will be free there a week from now at the pace of the
-        last day (linear regression). Below 1 GiB a seal or a swap of gold may not fit.""",
+        last day (linear regression; left out until six hours are known). Below 1 GiB a seal or a swap of gold may
+        not fit.""",
         prom('sum(process_resident_memory_bytes{job="piper"})', "Memory"),
         prom('sum(rate(process_cpu_seconds_total{job="piper"}[$__rate_interval]))', "Cores"),
         prom("min(piper:disk_free_bytes)", "Disk free"),
-        prom("clamp_min(min(predict_linear(piper:disk_free_bytes[1d], 7 * 86400)), 0)", "Free in a week"),
+        prom(
+            """
+            clamp_min(
+              min(predict_linear(piper:disk_free_bytes[1d], 7 * 86400) and piper:disk_free_bytes offset 6h), 0
+            )
+            """,
+            "Free in a week",
+        ),
         unit="bytes",
         decimals=1,
         fields=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,14 +14,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+CONFIG = Path(__file__).resolve().parents[2] / "conf" / "prometheus" / "prometheus.yml"
 DAYS, EVENTS, HOSTS = 42, 60_000, 8
 WATCH_SECONDS = 90.0
-_PROMETHEUS = """\
-global: {{scrape_interval: 1s, evaluation_interval: 1s}}
-scrape_configs:
-  - job_name: piperd
-    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
-"""
 
 
 def history(folder: Path) -> Path:
@@ -41,13 +37,9 @@ def watched(folder: Path) -> Iterator[str | None]:
         return
     folder.mkdir(parents=True)
     metrics_port, port = _free_port(), _free_port()
-    (folder / "prometheus.yml").write_text(_PROMETHEUS.format(port=metrics_port))
+    (folder / "prometheus.yml").write_text(_prometheus_config(metrics_port))
     environment = _environment(folder) | {"PIPER_METRICS__PORT": str(metrics_port)}
     (folder / "raw").mkdir()
-    rules = Path(__file__).resolve().parents[2] / "conf" / "prometheus" / "rules"
-    if rules.is_dir():
-        with (folder / "prometheus.yml").open("a") as config:
-            config.write(f'rule_files: ["{rules}/*.yml"]\n')
     with ExitStack() as stack:
         for command in (
             [sys.executable, "-m", "piper", "simulate", "--root", str(folder / "raw"), "--rate", "120"],
@@ -60,6 +52,13 @@ def watched(folder: Path) -> Iterator[str | None]:
         _wait_for(f"{url}/-/ready")
         time.sleep(WATCH_SECONDS)
         yield url
+
+
+def _prometheus_config(port: int) -> str:
+    """The one that is shipped, asking often, and this piperd."""
+    shipped = CONFIG.read_text("utf-8").replace("rules/*.yml", f"{CONFIG.parent}/rules/*.yml")
+    often = re.sub(r"(scrape_interval|scrape_timeout|evaluation_interval): \w+", r"\1: 1s", shipped)
+    return re.sub(r"127\.0\.0\.1:\d+|\w+:9464", f"127.0.0.1:{port}", often)
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pictures.units import text_of
 
 _TEXT = TextToPath()
 COLUMN_HEAD = "#6e9fff"
+CALC_NAMES = {"lastNotNull": "last"}
 PAGE, CARD, EDGE, TEXT, DIM, GRID = "#111217", "#181b1f", "#2c2f36", "#d8d9da", "#8e9199", "#2c2f36"
 SMALL, NORMAL = 9, 10
 DOTS = 100
@@ -222,7 +223,11 @@ def _legend(card: Card, looks: Sequence[Look], colors: Sequence[str], panel: Jso
     texts = []
     for look, color in zip(looks, colors, strict=True):
         values = [value for value in look.field.values if value is not None]
-        sums = [f"{calc} {look.text(_calc(calc, values))}" for calc in options.get("calcs", []) if values]
+        sums = [
+            f"{CALC_NAMES.get(calc, calc)} {look.text(_calc(calc, values))}"
+            for calc in options.get("calcs", [])
+            if values
+        ]
         texts.append((f"{look.name}  {'  '.join(sums)}".strip(), color))
     lines: list[list[tuple[str, str, float]]] = [[]]
     left = 12.0
