@@ -12,7 +12,7 @@ import typer
 
 from piper.commands import catalog as catalog_commands
 from piper.commands import config as config_commands
-from piper.commands import demo, insight, quarantine, reading, warehouse
+from piper.commands import demo, insight, quarantine, reading, service, warehouse
 from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
 from piper.errors import EX_USAGE
 from piper.exits import run
@@ -50,6 +50,8 @@ app.command()(reading.tail)
 app.command()(reading.query)
 app.command()(reading.sql)
 app.command()(warehouse.rebuild)
+app.command()(service.reload)
+app.command()(service.install_units)
 app.command()(demo.simulate)
 app.command()(demo.demo)
 
@@ -80,7 +82,7 @@ def piperd(
     """The telemetry daemon: tails the spool and keeps the warehouse up to date until SIGTERM or SIGINT."""
     from piper.daemon import run as run_daemon
 
-    raise typer.Exit(run_daemon(Globals(config, data_root, raw_root).load().settings))
+    raise typer.Exit(run_daemon(Globals(config, data_root, raw_root).load))
 
 
 # ---- the way in and out ----------------------------------------------------------------------------------------------

@@ -82,11 +82,18 @@ class Totals:
 class Writer:
     """An open data root: store, tailer, parser and gold, and the steps over them."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, metrics: Metrics, clock: Clock, progress: Callable[[], None]
+    ) -> None:
         self.settings, self.store, self.metrics, self.clock = settings, store, metrics, clock
         limits = Limits(max(TURN_BYTES, settings.ingest.line_bytes_max + SAMPLE_BYTES), settings.ingest.line_bytes_max)
         self.tailer = Tailer(
-            settings.paths.raw_root, limits, monotonic=clock.monotonic, utc=clock.utc, sources=store.sources()
+            settings.paths.raw_root,
+            limits,
+            monotonic=clock.monotonic,
+            utc=clock.utc,
+            sources=store.sources(),
+            progress=progress,
         )
         mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
         self._parser = Parser(
@@ -109,11 +116,22 @@ class Writer:
         self._gold_is_published = True
 
     @classmethod
-    def open(cls, settings: Settings, metrics: Metrics, *, command: str, clock: Clock | None = None) -> Writer:
-        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError."""
+    def open(
+        cls,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        command: str,
+        clock: Clock | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Writer:
+        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError.
+
+        `progress` is called often while a step takes long, so that slow is not taken for hung.
+        """
         store = Store.open(settings, command=command)
         try:
-            writer = cls(settings, store, metrics, clock or Clock())
+            writer = cls(settings, store, metrics, clock or Clock(), progress)
             writer.prepare_warehouse()
         except BaseException as error:
             store.close()
@@ -127,6 +145,12 @@ class Writer:
         """Release the data root. What is committed is durable; what is not is read again next time."""
         self._parser.close()
         self.store.close()
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""
+        if settings.duckdb.memory_limit != self.settings.duckdb.memory_limit:
+            self.store.con.execute(f"SET memory_limit = '{settings.duckdb.memory_limit}'")
+        self.settings = settings
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -216,12 +240,13 @@ class Writer:
             ),
         )
         self._gold_is_published = was_published and not report.models
-        if self._gold_is_published:
-            return False
-        if self._published_seq < self.store.progress(con).commit_seq:
-            in_writer(self.publish)
-        publish_gold(con, self.store.layout)
-        self._gold_is_published = True
+        if not self._gold_is_published:
+            if self._published_seq < self.store.progress(con).commit_seq:
+                in_writer(self.publish)
+            publish_gold(con, self.store.layout)
+            self._gold_is_published = True
+        asked = {model.name for model in self.gold.models} if models is None else set(models)
+        self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
 
     def storage_bytes(self) -> dict[str, int]:

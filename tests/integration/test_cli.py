@@ -448,7 +448,7 @@ def documented() -> dict[str, set[str]]:
     """The sections of docs/cli.md that are commands, with the options of their tables."""
     found: dict[str, set[str]] = {}
     for section in DOCS.read_text("utf-8").split("\n## ")[1:]:
-        heading = re.match(r"`([a-z ]+)`\n", section)
+        heading = re.match(r"`([a-z -]+)`\n", section)
         if heading:
             found[heading[1]] = set(re.findall(r"^\| `(--[a-z-]+)[` ]", section, re.MULTILINE))
     return found
