@@ -17,11 +17,14 @@ import duckdb
 import structlog
 
 from piper.errors import DataRootError
+from piper.files import FILE_MODE
 from piper.gold.models import GoldModel
 
 ALIAS = "gold"
 """The name under which the file is attached to the writer's DuckDB instance."""
 
+NEW_FILE = " (BLOCK_SIZE 16384)"
+"""Every column of a small table takes a block, and each refresh copies the file: the smallest block there is."""
 WATERMARK_TABLE = f"{ALIAS}.main.gold_watermark"
 
 _log = structlog.get_logger(__name__)
@@ -55,7 +58,8 @@ def attach(con: duckdb.DuckDBPyConnection, path: Path) -> None:
         _set_aside(path, damage)
     quoted = str(path).replace("'", "''")
     try:
-        con.execute(f"ATTACH '{quoted}' AS {ALIAS}")
+        con.execute(f"ATTACH '{quoted}' AS {ALIAS}{'' if path.exists() else NEW_FILE}")
+        path.chmod(FILE_MODE)
     except duckdb.IOException as error:
         raise _unusable(path, error) from error
 
