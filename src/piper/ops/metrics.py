@@ -402,7 +402,7 @@ class Metrics:
             _gold.error("gold_refresh_failed", model=model, **_present(error=error), seconds=round(seconds, 4))
 
     def gold_current(self, models: Iterable[str]) -> None:
-        """What readers find in `models` (of `GOLD_MODELS`) holds every commit; said again when nothing changed."""
+        """Readers find every commit in `models` (of `GOLD_MODELS`), but for a pause; said again without news."""
         for model in models:
             self._gauge("piper_gold_current_timestamp_seconds", model).set(self._clock())
 
