@@ -1,8 +1,8 @@
 """Compute a model's rows and put them into its table, inside the caller's transaction.
 
 `replace` computes the rows of a scope from all of silver that decides them. `add` takes the stored rows and only the
-rows that are new in silver: what a model with a `merge` line costs does not grow with the day, however many events it
-already has.
+rows that are new in silver, so that a model with a `merge` line does not read the day again every time (bench/gold.py,
+busy day).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from piper.spool.identity import Source, display_path
 from piper.spool.tail import Tailer
 
 RECOUNT_SECONDS = 60.0
-"""Counting files looks at every source (tens of milliseconds with 100,000 of them), so it is not done more often."""
+"""Counting files looks at every source, so it is not done more often."""
 
 
 class SpoolHost(NamedTuple):
