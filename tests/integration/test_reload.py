@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -55,6 +56,11 @@ def _outcomes(piperd: Piperd) -> list[dict[str, Any]]:
     return [line for line in piperd.log_events() if line["event"] in {"reloaded", "reload_refused"}]
 
 
+def watched_loops(piperd: Piperd) -> set[str]:
+    status, body = piperd.get("/healthz")
+    return {loop["loop"] for loop in json.loads(body)["loops"]} if status == 200 else set()
+
+
 def gold_total(data_root: Path) -> int:
     with catalog(data_root) as con:
         row = con.execute("SELECT coalesce(sum(total_events), 0)::BIGINT FROM gold_data_quality_daily").fetchone()
@@ -69,6 +75,7 @@ def test_intervals_and_limits_change_at_once_even_where_piperd_sleeps_by_the_old
     append_events(raw_root, ids("first", 10))
     piperd.start_ready()
     wait_until(lambda: gold_total(data_root) == 10, what=piperd.log_text)
+    wait_until(lambda: watched_loops(piperd) == {"ingest", "publish"}, what="gold rests for a day, which is no hang")
     append_events(raw_root, ids("second", 200))
 
     settings_file.write_text(

@@ -35,6 +35,10 @@ SCRIPT = "#!/opt/piper/bin/python\nfrom piper.cli import {function}\n{function}(
 SOURCE_LINE = re.compile(r"^deb\s+(?:\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.*)$", re.MULTILINE)
 
 
+class CommandFailed(AssertionError):  # noqa: N818 - it fails a test, it is no error of piper's
+    """A command that prepares the machine did not work."""
+
+
 def why_not() -> str:
     """Why no machine can be booted here; empty when one can."""
     if os.geteuid() != 0:
@@ -50,8 +54,8 @@ def why_not() -> str:
         try:
             with _layer(Path(scratch), Path("/etc")):
                 return ""
-        except subprocess.CalledProcessError as error:
-            return f"no overlay can be mounted: {error.stderr.strip()}"
+        except CommandFailed as error:
+            return f"no overlay can be mounted: {error}"
 
 
 def _debian() -> tuple[str, str] | None:
@@ -80,7 +84,7 @@ def _text(path: Path) -> str:
 def _run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, f"{done.stdout}{done.stderr}")
+        raise CommandFailed(f"{command[0]} ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
