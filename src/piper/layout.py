@@ -22,7 +22,9 @@ class Layout:
 
     @property
     def silver(self) -> Path:
-        """Sealed chunks: <dataset>/event_date=…/[event_type=…/]<commit_seq>-<n>.parquet, immutable."""
+        """Sealed chunks: <dataset>/event_date=…/[event_type=…/]<commit_seq>-<n>.parquet, immutable; those of a rewrite
+        are called r<number>-<n>.parquet.
+        """
         return self.data_root / "silver"
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 
@@ -21,6 +22,7 @@ from piper.events.privacy import load_key
 from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
+from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
 from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
@@ -31,6 +33,7 @@ from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store, explain
+from piper.spool.hosts import SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -79,11 +82,18 @@ class Totals:
 class Writer:
     """An open data root: store, tailer, parser and gold, and the steps over them."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, metrics: Metrics, clock: Clock, progress: Callable[[], None]
+    ) -> None:
         self.settings, self.store, self.metrics, self.clock = settings, store, metrics, clock
         limits = Limits(max(TURN_BYTES, settings.ingest.line_bytes_max + SAMPLE_BYTES), settings.ingest.line_bytes_max)
         self.tailer = Tailer(
-            settings.paths.raw_root, limits, monotonic=clock.monotonic, utc=clock.utc, sources=store.sources()
+            settings.paths.raw_root,
+            limits,
+            monotonic=clock.monotonic,
+            utc=clock.utc,
+            sources=store.sources(),
+            progress=progress,
         )
         mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
         self._parser = Parser(
@@ -93,8 +103,11 @@ class Writer:
             sample_bytes=SAMPLE_BYTES,
             mask_key=mask_key,
         )
-        self.gold = GoldStore.open(store.con, store.layout.gold_state)
+        self.gold = GoldStore.open(
+            store.con, store.layout.gold_state, clock=lambda: datetime.fromtimestamp(clock.utc(), UTC)
+        )
         self.relations = SilverRelations(store)
+        self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
         self.totals = Totals()
         self.pace = Pace(clock.monotonic)
         self._tail_rows = store.tail_rows()
@@ -103,11 +116,22 @@ class Writer:
         self._gold_is_published = True
 
     @classmethod
-    def open(cls, settings: Settings, metrics: Metrics, *, command: str, clock: Clock | None = None) -> Writer:
-        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError."""
+    def open(
+        cls,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        command: str,
+        clock: Clock | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Writer:
+        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError.
+
+        `progress` is called often while a step takes long, so that slow is not taken for hung.
+        """
         store = Store.open(settings, command=command)
         try:
-            writer = cls(settings, store, metrics, clock or Clock())
+            writer = cls(settings, store, metrics, clock or Clock(), progress)
             writer.prepare_warehouse()
         except BaseException as error:
             store.close()
@@ -121,6 +145,12 @@ class Writer:
         """Release the data root. What is committed is durable; what is not is read again next time."""
         self._parser.close()
         self.store.close()
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""
+        if settings.duckdb.memory_limit != self.settings.duckdb.memory_limit:
+            self.store.con.execute(f"SET memory_limit = '{settings.duckdb.memory_limit}'")
+        self.settings = settings
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -190,31 +220,33 @@ class Writer:
         *,
         rebuild: bool = False,
         models: list[str] | None = None,
-        publish_tail: Callable[[], object] | None = None,
+        in_writer: Callable[[Callable[[], Any]], Any] = lambda step: step(),
     ) -> bool:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
-        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
-        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first,
-        by `publish_tail` or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
+        `con` is a cursor of the store that no other thread uses meanwhile; `in_writer` runs a step in the writer's
+        thread, where this is another one. A model that fails is counted and logged, the others are published. Readers
+        must not find in gold what silver does not show yet, so the tail goes first. What could not be swapped in is
+        swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
         was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
-            self.relations,
+            WithSpool(self.relations, in_writer(self.hosts.count)),
             models,
             on_model=lambda outcome: self.metrics.gold_refreshed(
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
             ),
         )
         self._gold_is_published = was_published and not report.models
-        if self._gold_is_published:
-            return False
-        if self._published_seq < self.store.progress(con).commit_seq:
-            (publish_tail or self.publish)()
-        publish_gold(con, self.store.layout)
-        self._gold_is_published = True
+        if not self._gold_is_published:
+            if self._published_seq < self.store.progress(con).commit_seq:
+                in_writer(self.publish)
+            publish_gold(con, self.store.layout)
+            self._gold_is_published = True
+        asked = {model.name for model in self.gold.models} if models is None else set(models)
+        self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
 
     def storage_bytes(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from piper.layout import Layout
 from piper.ops.metrics import Metrics
 from piper.settings import Settings, load_settings
 from piper.silver.datasets import DATASETS
+from piper.silver.rewrite import Rewrite, forget_hidden, partitions
 from piper.writer import Clock, Writer
 
 CHILD = Path(__file__).with_name("writer_child.py")
@@ -190,6 +192,21 @@ def ingest(writer: Writer) -> None:
         pass
 
 
+def rewrite(writer: Writer) -> None:
+    """Every partition's chunks become one."""
+    con = writer.store.con
+    under_way = Rewrite.begin(writer.store, con)
+    for partition in partitions(con):
+        under_way.replace(con, partition)
+    under_way.commit(now=writer.clock.now())
+
+
+def forget(writer: Writer) -> None:
+    """Delete what rewrites have hidden, however lately."""
+    published = writer.store.progress().commit_seq
+    forget_hidden(writer.store, published_seq=published, now=writer.clock.now(), after=timedelta(0))
+
+
 def hold(_writer: Writer) -> None:
     sys.stdout.write("holding\n")
     sys.stdout.flush()
@@ -202,6 +219,8 @@ STEPS = {
     "publish": lambda writer: writer.publish(),
     "export": lambda writer: writer.export_quarantine(),
     "gold": lambda writer: writer.refresh_gold(writer.store.con),
+    "rewrite": rewrite,
+    "forget": forget,
     "hold": hold,
 }
 ALL_STEPS = ("ingest", "publish", "export", "gold", "seal", "publish")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,7 +110,13 @@ def _display(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield lambda found: live.update(drawn(found), refresh=True)
 
 
-def doctor(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    textfile: Annotated[
+        Path | None, typer.Option("--textfile", metavar="FILE", help="Write the result for node_exporter as well.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check freshness, volume, invalid rate, clock skew, lag and the ground. Exit 0 PASS, 1 WARN, 2 FAIL."""
     from piper.ops import screen
     from piper.ops.doctor import EXIT_CODES, examine, worst
@@ -119,4 +126,8 @@ def doctor(ctx: typer.Context, as_json: JsonOption = False) -> None:
         print_json({"status": worst(checks).value, "checks": [check.as_row() for check in checks]})
     else:
         screen.show_checks(screen.console(), checks)
+    if textfile is not None:
+        from piper.ops.textfile import write_textfile
+
+        write_textfile(textfile, checks)
     raise typer.Exit(EXIT_CODES[worst(checks)])

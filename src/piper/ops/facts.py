@@ -276,4 +276,4 @@ def wants_file_events(mode: str, raw_root: Path) -> bool:
     """What `watch.mode` comes to: on a share events tell only what this very host writes, so `auto` leaves them out."""
     if mode != "auto":
         return mode == "events"
-    return not network_file_system(raw_root, Path("/proc/mounts").read_text("utf-8", "surrogateescape"))
+    return not network_file_system(raw_root, Path("/proc/self/mounts").read_text("utf-8", "surrogateescape"))

@@ -23,6 +23,7 @@ from piper.ops.control import Handler, Progress
 from piper.ops.health import Health
 from piper.ops.jobs import Jobs, refused
 from piper.ops.status import collect_status
+from piper.reload import Reloader
 from piper.writer import Writer
 
 
@@ -34,6 +35,7 @@ class Running(Protocol):
     started_at: float
     jobs: Jobs
     gold_lock: anyio.Lock
+    reloader: Reloader
 
     @property
     def writer(self) -> Writer | None:
@@ -52,7 +54,10 @@ def control_handlers(daemon: Running) -> Mapping[str, Handler]:
     async def materialize(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return await _materialize(daemon, args.get("model"), progress)
 
-    return {"status": status, "materialize": materialize}
+    async def reload(_args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        return (await daemon.reloader.reload()).as_json()
+
+    return {"status": status, "materialize": materialize, "reload": reload}
 
 
 async def _status(daemon: Running) -> dict[str, Any]:

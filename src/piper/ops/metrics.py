@@ -57,6 +57,12 @@ GOLD_MODELS: Final = (
     "gold_tool_reliability_daily",
     "gold_storage_growth_weekly",
     "gold_data_quality_daily",
+    "gold_activity_daily",
+    "gold_host_activity_daily",
+    "gold_activity_live",
+    "gold_farm_pressure_live",
+    "gold_ingest_live",
+    "gold_as_of",
 )
 RESULTS: Final = ("ok", "error")
 DATASETS: Final = (
@@ -139,9 +145,16 @@ METRICS: Final[tuple[Metric, ...]] = (
              "Refreshes of a model", model=GOLD_MODELS, result=RESULTS),
     _gauge("piper_gold_last_success_timestamp_seconds", "Unix seconds",
            "Last refresh of a model that succeeded", model=GOLD_MODELS),
+    _gauge("piper_gold_current_timestamp_seconds", "Unix seconds",
+           "Last time that readers had a model with all of silver in it, whether there was news or not",
+           model=GOLD_MODELS),
     _gauge("piper_storage_bytes", "bytes", "Disk space that piper's files use", kind=STORAGE_KINDS),
     _gauge("piper_disk_free_bytes", "bytes", "Free space on the disk of the data root"),
     _gauge("piper_disk_size_bytes", "bytes", "Size of the disk of the data root"),
+    _gauge("piper_state_disk_free_bytes", "bytes",
+           "Free space on the disk of the state root, 0 where the data root is on the same disk"),
+    _gauge("piper_state_disk_size_bytes", "bytes",
+           "Size of the disk of the state root, 0 where the data root is on the same disk"),
     _gauge("piper_ready", "0 or 1", "1 while /readyz answers 200"),
     _gauge("piper_build_info", "always 1", "Versions that run, as labels",
            version=(), duckdb_version=(), python_version=()),
@@ -388,6 +401,11 @@ class Metrics:
         else:
             _gold.error("gold_refresh_failed", model=model, **_present(error=error), seconds=round(seconds, 4))
 
+    def gold_current(self, models: Iterable[str]) -> None:
+        """Readers find every commit in `models` (of `GOLD_MODELS`), but for a pause; said again without news."""
+        for model in models:
+            self._gauge("piper_gold_current_timestamp_seconds", model).set(self._clock())
+
     # --- the machine ---
 
     def storage(self, size_bytes: Mapping[str, int]) -> None:
@@ -401,6 +419,12 @@ class Metrics:
         self._gauge("piper_disk_free_bytes").set(free_bytes)
         self._gauge("piper_disk_size_bytes").set(total_bytes)
         _silver.debug("disk", free_bytes=free_bytes, total_bytes=total_bytes)
+
+    def state_disk(self, free_bytes: int, total_bytes: int) -> None:
+        """Room on the disk of the state root, where that is another one than the data root's."""
+        self._gauge("piper_state_disk_free_bytes").set(free_bytes)
+        self._gauge("piper_state_disk_size_bytes").set(total_bytes)
+        _silver.debug("state_disk", free_bytes=free_bytes, total_bytes=total_bytes)
 
     def show_health(self, health: Health) -> None:
         """Let `piper_ready` follow `health`, asked at each scrape: right even while every loop hangs."""

@@ -5,7 +5,8 @@ absolute paths, so a container mounts the data root at the same path. The view S
 
 A silver view is tail ∪ chunks. The tail is bound before the chunks are listed (keep that order): a chunk is counted
 from the moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves
-them.
+them. In the same way a rewrite's chunks count (their rows have commit_seq -k) from the moment that a tail says
+`rewritten_through` k, and `hidden` names the chunks whose place they take.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = F
         SELECT {columns} FROM tail WHERE commit_seq IS NOT NULL
         UNION ALL
         {chunks}
-        WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)"""
+        WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)
+            AND commit_seq >= (SELECT -max(rewritten_through) FROM tail)
+            AND filename NOT IN (SELECT unnest(hidden) FROM tail)"""
 
 
 def gold_view_sql(model: str, columns: Iterable[str], layout: Layout) -> str:

@@ -31,13 +31,13 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Swap in the rows that are committed and not sealed, with `sealed_through`: one state of all datasets."""
+    """Swap in one state of all datasets: the rows that are committed and not sealed, and which chunks count."""
     temporary = _temporary(layout.tail)
     con.execute("DETACH DATABASE IF EXISTS snapshot")  # of a publish that failed half way
     try:
         con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot (BLOCK_SIZE 16384)")
         try:
-            _copy_tail(con)
+            _copy_tail(con, layout)
         finally:
             con.execute("DETACH snapshot")  # checkpoints, and says so when the disk is full
         _swap(temporary, layout.tail, layout)
@@ -46,16 +46,20 @@ def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         raise
 
 
-def _copy_tail(con: duckdb.DuckDBPyConnection) -> None:
+def _copy_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     con.execute("BEGIN")
     try:
         for dataset in DATASETS.values():
-            # One row of NULLs carries sealed_through, also when the tail is empty.
+            # One row of NULLs carries sealed_through and its like, also when the tail is empty.
             con.execute(
                 f"""CREATE TABLE snapshot.{dataset.tail_table} AS
-                SELECT *, NULL::BIGINT AS sealed_through FROM {dataset.tail_table}
+                SELECT *, NULL::BIGINT AS sealed_through, NULL::BIGINT AS rewritten_through, NULL::VARCHAR[] AS hidden
+                FROM {dataset.tail_table}
                 UNION ALL BY NAME
-                SELECT sealed_through FROM progress"""
+                SELECT sealed_through, rewritten_through,
+                    (SELECT list('{sql_literal(layout.silver)}/' || path) FROM hidden_chunks
+                     WHERE dataset = '{dataset.name}') AS hidden
+                FROM progress"""
             )
         con.execute("COMMIT")
     except BaseException:

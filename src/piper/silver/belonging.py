@@ -63,11 +63,25 @@ def check_not_older(layout: Layout, commit_seq: int) -> None:
 
 def database_sequences(path: Path) -> list[int]:
     """The highest commits that a published tail or a manifest speaks of, read by an instance of its own."""
+    return _highest(path, "commit_seq", "sealed_through") or [0]
+
+
+def last_rewrite(path: Path) -> int:
+    """The last rewrite that a published tail or a manifest speaks of; 0 for one from before there were any."""
+    return max(_highest(path, "rewritten_through"), default=0)
+
+
+def _highest(path: Path, *columns: str) -> list[int]:
+    """Highest values of those of `columns` that the file has."""
     with duckdb.connect() as probe:
         probe.execute(f"ATTACH '{sql_literal(path)}' AS old (READ_ONLY)")
-        is_manifest = probe.execute(
-            "SELECT 1 FROM duckdb_tables() WHERE database_name = 'old' AND table_name = 'progress'"
-        ).fetchone()
-        table = "progress" if is_manifest else "events_tail"
-        row = probe.execute(f"SELECT max(commit_seq), max(sealed_through) FROM old.main.{table}").fetchone()
-    return [int(value) for value in row or () if value is not None] or [0]
+        known = {
+            (table, column)
+            for table, column in probe.execute(
+                "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'old'"
+            ).fetchall()
+        }
+        table = "progress" if ("progress", "commit_seq") in known else "events_tail"
+        wanted = ", ".join(f"max({column})" for column in columns if (table, column) in known)
+        row = probe.execute(f"SELECT {wanted} FROM old.main.{table}").fetchone() if wanted else None
+    return [int(value) for value in row or () if value is not None]

@@ -18,7 +18,7 @@ tells.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -32,8 +32,8 @@ from piper.events.quarantine import Rejection
 from piper.failpoints import failpoint
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
-from piper.silver.seal import StagedChunk, stage_chunks
-from piper.silver.staging import reveal
+from piper.silver.seal import StagedChunk, insert_chunks, stage_chunks
+from piper.silver.staging import SEAL, numbered, reveal
 from piper.silver.store import Store
 from piper.spool.identity import Checkpoint, Source, display_path
 from piper.spool.tail import Batch
@@ -79,7 +79,7 @@ def commit(
         )
     result.duplicates = sum(count for _, count in repeated)
     result.quarantined = _stage_rejections(con, rejections)
-    staged = store.layout.staging / f"{result.commit_seq:012d}"
+    staged = store.layout.staging / numbered(SEAL, result.commit_seq)
     # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
     shutil.rmtree(staged, ignore_errors=True)
     if seal:
@@ -167,22 +167,7 @@ def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetim
     for dataset in DATASETS.values():
         con.execute(f"DELETE FROM {dataset.tail_table}")
     con.execute("UPDATE progress SET sealed_through = ?, sealed_at_utc = ?", [result.commit_seq, now])
-    if not result.chunks:
-        return
-    table = pa.table(
-        {
-            "dataset": [chunk.dataset for chunk in result.chunks],
-            "event_date": pa.array([chunk.event_date for chunk in result.chunks], pa.date32()),
-            "path": [chunk.path for chunk in result.chunks],
-            "row_count": [chunk.rows for chunk in result.chunks],
-            "size_bytes": [chunk.size_bytes for chunk in result.chunks],
-        }
-    )
-    con.register("new_chunks", table)
-    try:
-        con.execute("INSERT INTO chunks SELECT *, ? FROM new_chunks", [result.commit_seq])
-    finally:
-        con.unregister("new_chunks")
+    insert_chunks(con, result.chunks, result.commit_seq)
 
 
 def _touch_dates(
@@ -202,6 +187,11 @@ def _touch_dates(
         changed[now.date()] = (quarantined, changed.get(now.date(), (0, 0))[1])
         _upsert(con, "quarantine_counts", "quarantine_date, reason", "lines",
                 [(now.date(), reason, count) for reason, count in result.quarantined.items()])  # fmt: skip
+    note_changed(con, changed, result.commit_seq)
+
+
+def note_changed(con: duckdb.DuckDBPyConnection, changed: Mapping[date, tuple[int, int]], commit_seq: int) -> None:
+    """Tell gold to look at these dates again, and add to their (quarantined lines, duplicate events)."""
     if not changed:
         return
     days = list(changed)
@@ -218,12 +208,13 @@ def _touch_dates(
             """UPDATE dates SET changed_seq = ?, quarantined_lines = dates.quarantined_lines + c.quarantined_lines,
                 duplicate_events = dates.duplicate_events + c.duplicate_events
             FROM changed_dates c WHERE dates.event_date = c.event_date""",
-            [result.commit_seq],
+            [commit_seq],
         )
         con.execute(
-            """INSERT INTO dates SELECT event_date, ?, quarantined_lines, duplicate_events
+            """INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
+            SELECT event_date, ?, quarantined_lines, duplicate_events
             FROM changed_dates ANTI JOIN dates USING (event_date)""",
-            [result.commit_seq],
+            [commit_seq],
         )
     finally:
         con.unregister("changed_dates")

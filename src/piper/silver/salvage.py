@@ -7,11 +7,13 @@ row in its domain dataset as well: one that is missing is taken from the same pl
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -19,8 +21,9 @@ import pyarrow as pa
 from piper.errors import DataRootError
 from piper.events.registry import EVENT_TYPES
 from piper.files import fsync_path, sql_literal
-from piper.silver.belonging import database_sequences
+from piper.silver.belonging import database_sequences, last_rewrite
 from piper.silver.datasets import DATASETS, EMPTY_CHUNK, Dataset, projection_sql
+from piper.silver.staging import METADATA_KEY, REWRITE
 
 DAMAGED = ".damaged"
 """Suffix of a chunk that was set aside: no glob of a view matches it."""
@@ -42,7 +45,11 @@ class FoundChunk:
     rows: int
     size_bytes: int
     commit_seq: int
-    """Highest of its rows and of its name."""
+    """Highest of its rows and of its name; negative for a chunk of a rewrite."""
+    through: int
+    """A commit at or above all that its rows have been in."""
+    replaces: tuple[str, ...] = ()
+    """Chunks whose rows a rewrite moved here."""
 
 
 @dataclass(slots=True)
@@ -52,6 +59,8 @@ class Found:
     root: Path
     chunks: list[FoundChunk] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    replaced: list[FoundChunk] = field(default_factory=list)
+    """Chunks that are still there, while their rows are in chunks of a rewrite."""
 
     def files(self, dataset: str) -> list[str]:
         """Absolute paths of a dataset's chunks."""
@@ -80,6 +89,9 @@ def find_chunks(con: duckdb.DuckDBPyConnection, silver: Path, on_progress: Progr
         else:
             found.chunks.append(chunk)
         on_progress("chunks", done, len(paths))
+    gone = {path for chunk in found.chunks for path in chunk.replaces}
+    found.replaced = [chunk for chunk in found.chunks if chunk.path in gone]
+    found.chunks = [chunk for chunk in found.chunks if chunk.path not in gone]
     return found
 
 
@@ -102,8 +114,22 @@ def _read_chunk(con: duckdb.DuckDBPyConnection, dataset: Dataset, path: Path, si
         return None
     count, commit_seq, event_date = result[:3]
     relative = str(path.relative_to(silver))
+    size = path.stat().st_size
+    about = _rewrite_of(con, path)
+    if about is not None:
+        replaces = tuple(about["replaces"])
+        return FoundChunk(dataset.name, event_date, relative, count, size, commit_seq, about["through"], replaces)
     seq = max(commit_seq, number_in(path.name))
-    return FoundChunk(dataset.name, event_date, relative, count, path.stat().st_size, seq)
+    return FoundChunk(dataset.name, event_date, relative, count, size, seq, seq)
+
+
+def _rewrite_of(con: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
+    """What a chunk says of the rewrite that it comes from."""
+    row = con.execute(
+        f"""SELECT decode(value) FROM parquet_kv_metadata('{sql_literal(path)}')
+        WHERE decode(key) = '{METADATA_KEY}'"""
+    ).fetchone()
+    return dict(json.loads(row[0])) if row else None
 
 
 def stop_if_machine(error: duckdb.Error, path: Path) -> None:
@@ -121,6 +147,12 @@ def number_in(name: str) -> int:
     return int(found[1]) if found else 0
 
 
+def rewrite_in(name: str) -> int:
+    """The rewrite that a chunk is named by; 0 when it is named otherwise."""
+    found = re.match(rf"{REWRITE}(\d{{12,18}})-", name)
+    return int(found[1]) if found else 0
+
+
 class Salvage:
     """Fills the tail tables, keys and chunks of an empty manifest.
 
@@ -129,7 +161,10 @@ class Salvage:
 
     def __init__(self, con: duckdb.DuckDBPyConnection, found: Found) -> None:
         self._con, self._found = con, found
-        self.last_seq = max((chunk.commit_seq for chunk in found.chunks), default=0)
+        self.last_seq = max((chunk.through for chunk in found.chunks + found.replaced), default=0)
+        self.last_rewrite = max(
+            (rewrite_in(path.name) for path in found.root.rglob(f"{REWRITE}*.parquet*")), default=0
+        )  # damaged ones too: numbers are never used again
         for dataset in DATASETS.values():
             con.execute(
                 f"CREATE OR REPLACE TEMP TABLE candidates_{dataset.name} AS FROM {dataset.tail_table} WHERE FALSE"
@@ -150,10 +185,12 @@ class Salvage:
                     for dataset in DATASETS.values()
                 }
             seqs = database_sequences(path)
+            rewrite = last_rewrite(path)
         except duckdb.Error as error:
             stop_if_machine(error, path)
             return False
         self.last_seq = max(self.last_seq, *seqs)
+        self.last_rewrite = max(self.last_rewrite, rewrite)
         for name, table in tables.items():
             self._con.register("candidate_rows", table)
             try:
@@ -256,6 +293,10 @@ class Salvage:
             self._con.execute("INSERT INTO chunks BY NAME FROM found_chunks")
         finally:
             self._con.unregister("found_chunks")
+        for chunk in self._found.replaced:
+            self._con.execute(
+                "INSERT INTO hidden_chunks VALUES (?, ?, 0, now() AT TIME ZONE 'UTC')", [chunk.dataset, chunk.path]
+            )
 
 
 def _stamped(dataset: Dataset, seq: int) -> str:

@@ -1,7 +1,7 @@
 """The manifest's tables, versioned.
 
 A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version
-is refused. Version 1 is the first.
+is refused. Version 2 brought rewrites (silver/rewrite.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import duckdb
 
 from piper.silver.datasets import DATASETS
 
-VERSION = 1
+VERSION = 2
 
 _CREATE_META = "CREATE TABLE IF NOT EXISTS manifest_meta (key VARCHAR, value VARCHAR)"
 _VERSION_1 = (
@@ -79,7 +79,22 @@ def mark_finished(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("DELETE FROM manifest_meta WHERE key = ?", [UNFINISHED])
 
 
-MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {1: _create_version_1}
+_VERSION_2 = (
+    # Rewrites 1 to rewritten_through are durable; the rows of rewrite k have commit_seq -k.
+    "ALTER TABLE progress ADD COLUMN rewritten_through BIGINT DEFAULT 0",
+    # Chunks whose rows are in others now: hidden from readers, and deleted when no query can still need them.
+    """CREATE TABLE hidden_chunks (
+        dataset VARCHAR NOT NULL, path VARCHAR NOT NULL, hidden_seq BIGINT NOT NULL,
+        hidden_at_utc TIMESTAMP NOT NULL)""",
+)
+
+
+def _create_version_2(con: duckdb.DuckDBPyConnection) -> None:
+    for statement in _VERSION_2:
+        con.execute(statement)
+
+
+MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {1: _create_version_1, 2: _create_version_2}
 """What brings a manifest from version n - 1 to version n."""
 
 

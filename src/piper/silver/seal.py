@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset, projection_sql
 from piper.silver.staging import staged_name
+
+PARTITIONS_AT_ONCE = 100
+"""Partitions that one COPY writes: DuckDB holds buffers for each column of each of them, so that a first run over many
+weeks of a spool would take more memory than duckdb.memory_limit allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,6 @@ def stage_chunks(
 def _copy(
     con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, with_fresh: bool
 ) -> list[StagedChunk]:
-    copied = root / dataset.name
-    make_directory(copied)
     rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
     if with_fresh:
         rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
@@ -62,6 +66,36 @@ def _copy(
         partitions.append("event_type")
         known = f"CASE WHEN is_known_type THEN event_type ELSE '{UNKNOWN_PARTITION}' END"
         rows = f"SELECT * REPLACE ({known} AS event_type), event_type AS event_type_name FROM ({rows})"
+    chunks: list[StagedChunk] = []
+    for number, (first, last) in enumerate(_spans(con, rows, partitions)):
+        into = root / str(number) / dataset.name
+        make_directory(into)
+        chunks += _copy_span(con, dataset, f"FROM ({rows}) WHERE event_date BETWEEN DATE '{first}' AND DATE '{last}'",
+                             partitions, into, staged)  # fmt: skip
+    failpoint("seal.copied")
+    return chunks
+
+
+def _spans(con: duckdb.DuckDBPyConnection, rows: str, partitions: Sequence[str]) -> list[tuple[date, date]]:
+    """Runs of dates, oldest first, of at most PARTITIONS_AT_ONCE partitions (or one date) each."""
+    counts = con.execute(
+        f"""SELECT event_date, count(*) FROM (SELECT DISTINCT {", ".join(partitions)} FROM ({rows}))
+        GROUP BY event_date ORDER BY event_date"""
+    ).fetchall()
+    spans: list[tuple[date, date]] = []
+    room = 0
+    for day, count in counts:
+        if count > room:
+            spans.append((day, day))
+            room = PARTITIONS_AT_ONCE
+        spans[-1] = (spans[-1][0], day)
+        room -= count
+    return spans
+
+
+def _copy_span(
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, partitions: Sequence[str], copied: Path, staged: Path
+) -> list[StagedChunk]:
     written = con.execute(
         f"""COPY ({rows}) TO '{sql_literal(copied)}' (
             FORMAT parquet, PARTITION_BY ({", ".join(partitions)}), COMPRESSION zstd, COMPRESSION_LEVEL 1,
@@ -73,13 +107,32 @@ def _copy(
     for file in files:
         file.chmod(FILE_MODE)
         fsync_path(file)
-        path = str(file.relative_to(root))
+        path = str(file.relative_to(copied.parent))
         day = file.relative_to(copied).parts[0].removeprefix("event_date=")
         chunks.append(StagedChunk(dataset.name, date.fromisoformat(day), path, rows_of[str(file)], file.stat().st_size))
         file.rename(staged / staged_name(path))
         failpoint("seal.staged")
-    failpoint("seal.copied")
     return chunks
+
+
+def insert_chunks(con: duckdb.DuckDBPyConnection, chunks: Sequence[StagedChunk], commit_seq: int) -> None:
+    """Enter chunks in the manifest, inside the caller's transaction."""
+    if not chunks:
+        return
+    table = pa.table(
+        {
+            "dataset": [chunk.dataset for chunk in chunks],
+            "event_date": pa.array([chunk.event_date for chunk in chunks], pa.date32()),
+            "path": [chunk.path for chunk in chunks],
+            "row_count": [chunk.rows for chunk in chunks],
+            "size_bytes": [chunk.size_bytes for chunk in chunks],
+        }
+    )
+    con.register("new_chunks", table)
+    try:
+        con.execute("INSERT INTO chunks SELECT *, ? FROM new_chunks", [commit_seq])
+    finally:
+        con.unregister("new_chunks")
 
 
 def _row_counts(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[str, int]:

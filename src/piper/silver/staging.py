@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from piper.failpoints import failpoint
 from piper.files import fsync_path, make_directory
 from piper.layout import Layout
+
+SEAL, REWRITE = "", "r"
+"""What the name of a directory in staging begins with, before its number."""
+
+
+METADATA_KEY = "piper_rewrite"
+"""Key in the Parquet metadata of a rewrite's chunk: JSON of `number`, `through` (a commit at or above all its rows) and
+`replaces` (paths below silver/)."""
+
+
+def numbered(kind: str, number: int) -> str:
+    """Name of the staging directory of a seal (by its commit) or a rewrite; also what its chunks' names begin with."""
+    return f"{kind}{number:012d}"
 
 
 def staged_name(path: str) -> str:
@@ -25,9 +40,11 @@ def unfold(staging: Path, prefix: str) -> None:
     """For a rebuild: move what is staged to `<prefix><commit>/<place>`, which opening removes and never reveals.
 
     Safe to repeat after a death in between. What died while it was copied (`<commit>.copy`) was never durable: it
-    stays, and opening removes it.
+    stays, and opening removes it. What a rewrite staged is removed: the chunks that it was to replace are still there.
     """
     for directory in sorted(staging.iterdir()) if staging.is_dir() else []:
+        if re.fullmatch(rf"{REWRITE}[0-9]+", directory.name):
+            shutil.rmtree(directory)
         if not directory.name.isdigit():
             continue
         for source in sorted(directory.glob("*.parquet")):
@@ -53,19 +70,20 @@ def reveal(layout: Layout, staged: Path) -> list[Path]:
     return moved
 
 
-def recover_staging(layout: Layout, sealed_through: int) -> None:
+def recover_staging(layout: Layout, durable_through: Mapping[str, int]) -> None:
     """Finish or undo what died between writing chunks and revealing them.
 
-    A directory of staging is named by its commit: up to `sealed_through` the commit is durable and has dropped these
-    rows from the tail, so the chunks must appear; above it the rows are still in the tail or in the spool, so they must
-    not.
+    A directory of staging is named by its kind and number. Up to the number in `durable_through` the manifest has
+    replaced the rows elsewhere (tail rows by a seal, older chunks by a rewrite), so these chunks must appear; above it
+    the rows are still where they were, so they must not.
     """
     if not layout.staging.is_dir():
         return
     for directory in sorted(layout.staging.iterdir()):
+        found = re.fullmatch(rf"({SEAL}|{REWRITE})([0-9]+)", directory.name)
         if not directory.is_dir():
             directory.unlink()  # what a death left of testing whether this directory can be written
-        elif directory.name.isdigit() and int(directory.name) <= sealed_through:
+        elif found and int(found[2]) <= durable_through[found[1]]:
             reveal(layout, directory)
         else:
             shutil.rmtree(directory)

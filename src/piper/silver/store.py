@@ -28,7 +28,7 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
-from piper.silver.staging import recover_staging
+from piper.silver.staging import REWRITE, SEAL, recover_staging
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class Progress:
     accepted: int
     duplicates: int
     quarantined: int
+    rewritten_through: int
 
 
 def _connect_patiently(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
@@ -76,7 +77,9 @@ class Store:
         self.second_con = self.cursor()
         """For the writer's helper thread."""
         self.reveal_lock = threading.Lock()
-        """Held from the COMMIT of a seal until its chunks are in their places."""
+        """Held from the COMMIT of a seal or rewrite until its chunks are in their places."""
+        self.rewrite_lock = threading.Lock()
+        """Held while a rewrite is under way: there is one at a time."""
 
     @classmethod
     def open(cls, settings: Settings, *, command: str) -> Store:
@@ -99,7 +102,7 @@ class Store:
             _prepare(con, layout)
             store = cls(layout, con)
             check_not_older(layout, store.progress().commit_seq)
-            _as_piper_error(lambda: recover_staging(layout, store.progress().sealed_through), layout.manifest)
+            _as_piper_error(lambda: recover_staging(layout, durable_through(store.progress())), layout.manifest)
             _as_piper_error(lambda: write_holder(layout, command), layout.manifest)
         except BaseException:
             if store is not None:
@@ -142,6 +145,11 @@ class Store:
             " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
         ).fetchall()
         return [_source(row) for row in rows]
+
+
+def durable_through(progress: Progress) -> dict[str, int]:
+    """The last durable number of each kind of directory in staging."""
+    return {SEAL: progress.sealed_through, REWRITE: progress.rewritten_through}
 
 
 def _source(row: tuple[Any, ...]) -> Source:
@@ -212,6 +220,7 @@ def _prepare(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
             "sources",
             "event_keys",
             "chunks",
+            "hidden_chunks",
             "dates",
             "rejections",
             *(d.tail_table for d in DATASETS.values()),

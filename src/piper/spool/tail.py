@@ -35,7 +35,10 @@ class Batch:
 
 
 class Tailer:
-    """Reads one spool. `monotonic` and `utc` are injected clocks, in seconds; `sources` what the manifest knows."""
+    """Reads one spool. `monotonic` and `utc` are injected clocks, in seconds; `sources` what the manifest knows.
+
+    `progress` is called at every directory and file that is looked at: how a supervisor tells slow from hung.
+    """
 
     def __init__(
         self,
@@ -45,10 +48,11 @@ class Tailer:
         monotonic: Callable[[], float],
         utc: Callable[[], float],
         sources: Iterable[Source] = (),
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = os.fsencode(root)
-        self._limits, self._monotonic = limits, monotonic
-        self._tracker = Tracker(os.fspath(root), monotonic=monotonic, utc=utc, sources=sources)
+        self._limits, self._monotonic, self._progress = limits, monotonic, progress
+        self._tracker = Tracker(os.fspath(root), monotonic=monotonic, utc=utc, sources=sources, progress=progress)
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
@@ -103,6 +107,7 @@ class Tailer:
         first, size = len(batch.spans), 0
         for source in list(tracker.ready):
             del tracker.ready[source]
+            self._progress()
             turn = take_turn(self._root, source, batch.checkpoints.get(source), self._limits)
             self._settle(source, turn, batch)
             size += turn.bytes_read

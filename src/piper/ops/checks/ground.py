@@ -56,7 +56,7 @@ def check_disk(layout: Layout) -> Check:
 def check_state(layout: Layout) -> Check:
     """Is the manifest on a local disk?"""
     try:
-        mounts = Path("/proc/mounts").read_text("utf-8", "surrogateescape")
+        mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
     except OSError:
         return Check("state", Level.PASS, f"{layout.state} (its file system is unknown here)")
     if kind := network_file_system(layout.state, mounts):
