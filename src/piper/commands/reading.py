@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -70,6 +71,15 @@ def _follow(feed: Feed, show: Callable[[Event], None], wait: Callable[[float], i
             if failures > FAILURES_MAX:
                 raise
         sys.stdout.flush()
+        if _reader_is_gone():
+            raise BrokenPipeError
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more: without an event to write it would never be noticed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _warn_if_nobody_writes(layout: Layout) -> None:

@@ -93,7 +93,7 @@ def read_warehouse(settings: Settings, now: datetime, gold_grace: timedelta) -> 
     the result.
     """
     with open_reader(settings) as con:
-        found = Warehouse(broken_views=_broken_views(con))
+        found = Warehouse(broken_views=_broken_views(con, now))
         if not found.broken_views:
             _take_recent(con, Layout.of(settings), now)
             _ask_silver(con, found, now)
@@ -103,11 +103,13 @@ def read_warehouse(settings: Settings, now: datetime, gold_grace: timedelta) -> 
         return found
 
 
-def _broken_views(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+def _broken_views(con: duckdb.DuckDBPyConnection, now: datetime) -> dict[str, str]:
     broken: dict[str, str] = {}
-    for view in (*(dataset.view for dataset in DATASETS.values()), *GOLD_MODELS):
+    recent = f"WHERE event_date >= {_date(now.date() - timedelta(days=RECENT_DAYS))}"
+    rows = {dataset.view: f"{dataset.view} {recent}" for dataset in DATASETS.values()}
+    for view, some in (rows | {model: model for model in GOLD_MODELS}).items():
         try:
-            con.execute(f"SELECT count(*) FROM (FROM {view} LIMIT 1)").fetchall()
+            con.execute(f"SELECT count(*) FROM (FROM {some} LIMIT 1)").fetchall()
         except duckdb.Error as error:
             broken[view] = str(error).strip().splitlines()[0]
     return broken

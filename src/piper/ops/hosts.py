@@ -12,8 +12,9 @@ from piper.errors import PiperError
 from piper.ops.reader import open_reader
 from piper.settings import Settings
 
-LATELY = timedelta(hours=1)
-"""Lag is the median of what was ingested within this time."""
+LATELY = timedelta(minutes=10)
+"""Lag is the median of what was committed within this time; of a host that was silent, that of its last event."""
+AN_HOUR = timedelta(hours=1)
 
 _NOTHING_UNREAD = {"unread_bytes": 0, "unread_files": 0, "oldest_unread_seconds": 0.0}
 _NOTHING_SEEN = {"last_event_utc": None, "last_commit_utc": None, "lag_seconds": None, "events_last_hour": 0}
@@ -26,12 +27,13 @@ def read_hosts(settings: Settings, now: datetime | None = None) -> dict[str, dic
         with open_reader(settings) as con:
             rows = con.execute(
                 f"""SELECT host_hostname, max(occurred_at_utc), max(ingested_at_utc),
-                    median(date_diff('millisecond', occurred_at_utc, ingested_at_utc) / 1e3)
-                        FILTER (ingested_at_utc >= $lately),
-                    count(*) FILTER (ingested_at_utc >= $lately)
-                FROM silver_events WHERE event_date >= DATE '{moment.date() - timedelta(days=1)}'
+                    coalesce(median(lag) FILTER (ingested_at_utc >= $lately), arg_max(lag, ingested_at_utc)),
+                    count(*) FILTER (ingested_at_utc >= $hour)
+                FROM (SELECT *, date_diff('millisecond', occurred_at_utc, ingested_at_utc) / 1e3 AS lag
+                    FROM silver_events)
+                WHERE event_date >= DATE '{moment.date() - timedelta(days=1)}'
                 GROUP BY host_hostname""",
-                {"lately": moment - LATELY},
+                {"lately": moment - LATELY, "hour": moment - AN_HOUR},
             ).fetchall()
     except (PiperError, duckdb.Error):
         return {}  # doctor says what is wrong with the views; a status says what it can

@@ -59,6 +59,8 @@ def open_reader(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
             _lock(con, layout)
             yield con
         finally:
+            # After Ctrl-C DuckDB's other threads go on with the query until they are told, and closing waits for them.
+            con.interrupt()
             con.close()
 
 

@@ -59,10 +59,14 @@ class Shell:
                 except PiperError as error:
                     self._complain(error)
                     buffer = ""
-                except (KeyboardInterrupt, duckdb.Error, RuntimeError) as error:
-                    if not isinstance(error, KeyboardInterrupt) and not is_interrupt(error):
+                except KeyboardInterrupt:
+                    self._out.print()
+                    buffer = ""
+                except (duckdb.Error, RuntimeError) as error:
+                    if not is_interrupt(error):
                         raise
-                    self._out.print(Text("interrupted", "dim") if not isinstance(error, KeyboardInterrupt) else "")
+                    self._con.interrupt()  # its other threads go on otherwise, and the next query waits for them
+                    self._out.print(Text("interrupted", "dim"))
                     buffer = ""
 
     def run(self, lines: Iterator[str]) -> None:
@@ -107,7 +111,9 @@ class Shell:
                     raise
                 raise QueryError(one_line(error)) from error
             if self._out.is_terminal:
-                self._out.print(Text(f"{rows:,} rows, {time.monotonic() - started:.3f} s", "dim"))
+                self._out.print(
+                    Text(f"{rows:,} row{'' if rows == 1 else 's'}, {time.monotonic() - started:.3f} s", "dim")
+                )
 
     def _complain(self, error: PiperError) -> None:
         hint = f" ({error.hint})" if error.hint else ""

@@ -18,6 +18,9 @@ FILES_MAX = 3
 HOSTS_MAX = 4
 """So that all of it fits into 24 lines; `--json` has every host."""
 
+AHEAD_SECONDS = 2.0
+"""Less is not told: the times of events are whole seconds, and clocks differ by as much."""
+
 Row = tuple[str, str, str]
 """Name, value and style of one line."""
 
@@ -127,4 +130,6 @@ def ago(iso: str | None, now: datetime) -> str:
     if iso is None:
         return "never"
     seconds = (now - datetime.fromisoformat(iso)).total_seconds()
-    return f"{duration(seconds)} ago" if seconds >= 0 else f"{duration(-seconds)} ahead"
+    if seconds < -AHEAD_SECONDS:
+        return f"{duration(-seconds)} ahead"
+    return f"{duration(max(0.0, seconds))} ago"
