@@ -167,6 +167,11 @@ class Writer:
         """Whether something is committed that is not published."""
         return self.store.progress().commit_seq != self._published_seq
 
+    @property
+    def published_seq(self) -> int:
+        """The commit that readers see; -1 before the first publish of this process."""
+        return self._published_seq
+
     def publish(self) -> bool:
         """Swap in a new tail snapshot if there is news; returns whether it did."""
         progress = self.store.progress()
@@ -232,6 +237,11 @@ class Writer:
         """Sealed chunks by dataset."""
         rows = self.store.con.execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
         return dict.fromkeys(DATASETS, 0) | dict(rows)
+
+    def hidden_chunks(self) -> int:
+        """Chunks that are hidden from readers and not deleted yet."""
+        row = self.store.con.execute("SELECT count(*) FROM hidden_chunks").fetchone()
+        return int(row[0]) if row else 0
 
     def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
         """Make every file that the views name, then the catalog where it is missing or of another version."""

@@ -70,6 +70,7 @@ DATASETS: Final = (
     "storage_scan_bucket",
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
+DUTIES: Final = ("forget", "compact", "prune")
 
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GOLD_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -132,6 +133,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("piper_tail_rows", "rows", "Event rows in the published tail, not in a chunk yet"),
     _gauge("piper_sealed_through", "commit sequence", "Last commit whose rows are all in Parquet chunks"),
     _gauge("piper_chunks", "files", "Parquet chunks", dataset=DATASETS),
+    _gauge("piper_hidden_chunks", "files", "Parquet chunks that were replaced or dropped, and wait for their deletion"),
     _gauge("piper_last_publish_timestamp_seconds", "Unix seconds", "Last swap of the published tail"),
     _histogram("piper_gold_refresh_duration_seconds", "seconds",
                "Duration of a model's refresh", _GOLD_BUCKETS, model=GOLD_MODELS),
@@ -139,6 +141,9 @@ METRICS: Final[tuple[Metric, ...]] = (
              "Refreshes of a model", model=GOLD_MODELS, result=RESULTS),
     _gauge("piper_gold_last_success_timestamp_seconds", "Unix seconds",
            "Last refresh of a model that succeeded", model=GOLD_MODELS),
+    _histogram("piper_upkeep_duration_seconds", "seconds",
+               "Duration of a background step that found something to do", _GOLD_BUCKETS, duty=DUTIES),
+    _counter("piper_upkeep_errors_total", "steps", "Background steps that failed; they are tried again", duty=DUTIES),
     _gauge("piper_storage_bytes", "bytes", "Disk space that piper's files use", kind=STORAGE_KINDS),
     _gauge("piper_disk_free_bytes", "bytes", "Free space on the disk of the data root"),
     _gauge("piper_disk_size_bytes", "bytes", "Size of the disk of the data root"),
@@ -152,6 +157,7 @@ _events = structlog.get_logger(component="events")
 _silver = structlog.get_logger(component="silver")
 _gold = structlog.get_logger(component="gold")
 _publish = structlog.get_logger(component="publish")
+_upkeep = structlog.get_logger(component="upkeep")
 
 _disable_created_series: Callable[[], None] = disable_created_metrics
 
@@ -368,6 +374,22 @@ class Metrics:
         for dataset, n in chunks.items():
             self._gauge("piper_chunks", dataset).set(n)
         _silver.debug("chunks_counted", **chunks)
+
+    def hidden_chunks(self, n: int) -> None:
+        """How many chunks are hidden from readers and not deleted yet."""
+        self._gauge("piper_hidden_chunks").set(n)
+
+    # --- upkeep ---
+
+    def upkeep_done(self, duty: str, seconds: float) -> None:
+        """A step of `duty` of `DUTIES` did something."""
+        self._observe(seconds, "piper_upkeep_duration_seconds", duty)
+        _upkeep.debug("upkeep_done", duty=duty, seconds=round(seconds, 4))
+
+    def upkeep_failed(self, duty: str, *, error: str = "", again_in_seconds: float = 0.0) -> None:
+        """A step of `duty` failed; nothing of it took effect."""
+        self._add(1, "piper_upkeep_errors_total", duty)
+        _upkeep.error("upkeep_failed", duty=duty, **_present(error=error), again_in_seconds=round(again_in_seconds))
 
     # --- publish and gold ---
 

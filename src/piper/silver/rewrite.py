@@ -209,9 +209,25 @@ def forget_hidden(store: Store, *, published_seq: int, now: datetime, after: tim
     Only those that a published tail (of commit `published_seq`) has hidden for `after`. The caller sees to it that no
     gold refresh is under way, which may have begun before they were hidden.
     """
-    con = store.con
+    paths = delete_hidden(store, store.con, published_seq=published_seq, now=now, after=after)
+    forget_deleted(store, paths)
+    return len(paths)
+
+
+def delete_hidden(
+    store: Store,
+    con: duckdb.DuckDBPyConnection,
+    *,
+    published_seq: int,
+    now: datetime,
+    after: timedelta = FORGET_AFTER,
+    at_most: int = 1 << 62,
+) -> list[str]:
+    """The files' part of `forget_hidden`, for any thread; `forget_deleted` is to follow with what it returns."""
     rows = con.execute(
-        "SELECT path FROM hidden_chunks WHERE hidden_seq <= ? AND hidden_at_utc <= ?", [published_seq, now - after]
+        """SELECT path FROM ingest_manifest.main.hidden_chunks
+        WHERE hidden_seq <= ? AND hidden_at_utc <= ? ORDER BY path LIMIT ?""",
+        [published_seq, now - after, at_most],
     ).fetchall()
     paths = [path for (path,) in rows]
     for path in paths:
@@ -220,11 +236,23 @@ def forget_hidden(store: Store, *, published_seq: int, now: datetime, after: tim
     for parent in {(store.layout.silver / path).parent for path in paths}:
         with suppress(FileNotFoundError):
             fsync_path(parent)
+    return paths
+
+
+def forget_deleted(store: Store, paths: Sequence[str]) -> None:
+    """The manifest's part of `forget_hidden`. In the writer's thread: no chunk is being revealed meanwhile."""
+    if not paths:
+        return
+    for parent in {(store.layout.silver / path).parent for path in paths}:
         with suppress(OSError):  # the partition has other chunks
             parent.rmdir()
-    if paths:
-        con.execute("BEGIN")
-        con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [paths])
+    con = store.con
+    con.execute("BEGIN")
+    try:
+        con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [list(paths)])
         con.execute("UPDATE progress SET commit_seq = commit_seq + 1")  # news: the next tail hides less
         con.execute("COMMIT")
-    return len(paths)
+    except BaseException:
+        with suppress(duckdb.Error):  # a failed COMMIT has ended it already
+            con.execute("ROLLBACK")
+        raise
