@@ -104,7 +104,7 @@ class Daemon:
         self.is_behind = True
         """Whether lines waited to be read at the end of the loop's last turn; upkeep gives way to them."""
         self.upkeep = Upkeep(
-            daemon_duties(),
+            daemon_duties(settings),
             jobs=self.jobs,
             gold_lock=self.gold_lock,
             metrics=self.metrics,

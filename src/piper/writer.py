@@ -82,7 +82,12 @@ class Writer:
         self.settings, self.store, self.metrics, self.clock = settings, store, metrics, clock
         limits = Limits(max(TURN_BYTES, settings.ingest.line_bytes_max + SAMPLE_BYTES), settings.ingest.line_bytes_max)
         self.tailer = Tailer(
-            settings.paths.raw_root, limits, monotonic=clock.monotonic, utc=clock.utc, sources=store.sources()
+            settings.paths.raw_root,
+            limits,
+            monotonic=clock.monotonic,
+            utc=clock.utc,
+            sources=store.sources(settings.retention.source_days),
+            vanished_days=settings.retention.source_days,
         )
         mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
         self._parser = Parser(
@@ -92,7 +97,7 @@ class Writer:
             sample_bytes=SAMPLE_BYTES,
             mask_key=mask_key,
         )
-        self.gold = GoldStore.open(store.con, store.layout.gold_state)
+        self.gold = GoldStore.open(store.con, store.layout.gold_state, published=store.layout.gold)
         self.relations = SilverRelations(store)
         self.totals = Totals()
         self._tail_rows = store.tail_rows()
@@ -233,14 +238,14 @@ class Writer:
             "quarantine": quarantine[0] if quarantine else 0,
         }
 
-    def chunk_counts(self) -> dict[str, int]:
-        """Sealed chunks by dataset."""
-        rows = self.store.con.execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
+    def chunk_counts(self, con: duckdb.DuckDBPyConnection | None = None) -> dict[str, int]:
+        """Sealed chunks by dataset; `con` is another thread's cursor."""
+        rows = (con or self.store.con).execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
         return dict.fromkeys(DATASETS, 0) | dict(rows)
 
-    def hidden_chunks(self) -> int:
-        """Chunks that are hidden from readers and not deleted yet."""
-        row = self.store.con.execute("SELECT count(*) FROM hidden_chunks").fetchone()
+    def hidden_chunks(self, con: duckdb.DuckDBPyConnection | None = None) -> int:
+        """Chunks that are hidden from readers and not deleted yet; `con` is another thread's cursor."""
+        row = (con or self.store.con).execute("SELECT count(*) FROM hidden_chunks").fetchone()
         return int(row[0]) if row else 0
 
     def prepare_warehouse(self, *, force_catalog: bool = False) -> None:

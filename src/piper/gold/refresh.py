@@ -4,6 +4,9 @@ Each model has its own transaction, which reads silver and the manifest in one s
 gold file: the table's new rows and the model's watermark. If we die before its COMMIT, nothing happened and
 the next refresh does it; after it, the model is done. A model that fails is rolled back, logged, and listed
 in the report's `failed`; the others go on.
+
+Where silver was pruned (`keep_before`), gold keeps its history: periods that reach back before that date are
+never computed again, whatever changed and also by a rebuild, since silver could only give less.
 """
 
 from __future__ import annotations
@@ -87,16 +90,48 @@ class GoldStore:
         *,
         models: Sequence[GoldModel] | None = None,
         clock: Callable[[], datetime] = _utc_now,
+        published: Path | None = None,
     ) -> GoldStore:
         """Attach the file as `gold` to the instance of `con` and create missing tables, empty.
 
         A damaged file is set aside as `<name>.damaged-<n>` with a log line; the next `refresh` then fills all
-        tables. Raises `DataRootError` when the file cannot be opened although it may be sound.
+        tables, and rows that silver can no longer give come from the `published` copy. Raises `DataRootError`
+        when the file cannot be opened although it may be sound.
         """
         opened = cls(load_models() if models is None else models, clock)
         store.attach(con, path)
         store.create_tables(con, opened.models)
+        if published is not None:
+            store.adopt_kept(con, opened.models, published, first_period)
         return opened
+
+    def is_complete(self, con: duckdb.DuckDBPyConnection, source: SilverSource, before: date) -> bool:
+        """Whether every model has all that silver holds of the periods that reach back before this date."""
+        with store.transaction(con):
+            marks = store.read_watermarks(con)
+            for model in self.models:
+                mark = marks.get(model.name)
+                if mark is None or not _is_current(model, mark):
+                    return False
+                through, dates = source.changed_dates(con, mark.through_seq)
+                if through < mark.through_seq or any(
+                    period < first_period(model, before) for period in changed_periods(model, dates)
+                ):
+                    return False
+        return True
+
+    def keep_before(self, con: duckdb.DuckDBPyConnection, before: date) -> None:
+        """From now on keep all rows of periods that reach back before this date. Durable when it returns.
+
+        Call it after a `refresh` through the last commit and before silver gives up anything of those dates; no
+        other refresh may be under way.
+        """
+        with store.transaction(con):
+            store.write_kept_before(con, before)
+
+    def kept_before(self, con: duckdb.DuckDBPyConnection) -> date | None:
+        """Give the date of the last `keep_before`: silver is whole from it on. None: silver was never pruned."""
+        return store.read_kept_before(con)
 
     def refresh(
         self,
@@ -207,11 +242,13 @@ class GoldStore:
         after = mark.through_seq if mark and _is_current(model, mark) and not from_scratch else 0
         # Asked first, so that the snapshot of silver is taken here and all that follows reads the same one.
         through, dates = source.changed_dates(con, after)
+        kept = store.read_kept_before(con)
+        first = None if kept is None else first_period(model, kept)
         if from_scratch or mark is None or not _is_current(model, mark) or through < after:
-            store.recreate_table(con, model)
-            rows = _insert(con, source, model, None)
+            store.recreate_table(con, model, first)
+            rows = _insert(con, source, model, None, first)
         elif dates:
-            periods = changed_periods(model, dates)
+            periods = [period for period in changed_periods(model, dates) if first is None or period >= first]
             stale = f"{model.period_column} IN (SELECT unnest(?::DATE[]))"
             con.execute(f"DELETE FROM {store.table_of(model)} WHERE {stale}", [periods])
             rows = _insert(con, source, model, periods)
@@ -232,6 +269,14 @@ def changed_periods(model: GoldModel, dates: Sequence[date]) -> list[date]:
     return sorted(mondays | {monday + _WEEK for monday in mondays if monday <= date.max - _WEEK})
 
 
+def first_period(model: GoldModel, kept_before: date) -> date:
+    """Give the first period whose input dates all are at or after `kept_before`."""
+    if model.period == "day":
+        return kept_before
+    monday = kept_before + timedelta(days=-kept_before.weekday() % 7)
+    return monday + _WEEK
+
+
 def input_dates(model: GoldModel, periods: Sequence[date]) -> list[date]:
     """Give the event dates whose silver rows decide these periods; for weeks, the week before included."""
     if model.period == "day":
@@ -247,14 +292,20 @@ def _is_current(model: GoldModel, mark: store.Watermark | None) -> bool:
 
 
 def _insert(
-    con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, periods: Sequence[date] | None
+    con: duckdb.DuckDBPyConnection,
+    source: SilverSource,
+    model: GoldModel,
+    periods: Sequence[date] | None,
+    first: date | None = None,
 ) -> int:
-    """Compute these periods (None: all) and insert them; give the number of rows."""
+    """Compute these periods (None: all from `first` on) and insert them; give the number of rows."""
     dates = None if periods is None else input_dates(model, periods)
     query = model.with_inputs({name: source.relation_sql(con, name, dates) for name in model.inputs})
     insert = f"INSERT INTO {store.table_of(model)} BY NAME SELECT * FROM ({query})"
-    if periods is None:
+    if periods is None and first is None:
         counted = con.execute(insert).fetchone()
+    elif periods is None:
+        counted = con.execute(f"{insert} WHERE {model.period_column} >= ?", [first]).fetchone()
     else:
         # The week before is read to compare with, not to be written.
         where = f" WHERE {model.period_column} IN (SELECT unnest(?::DATE[]))"

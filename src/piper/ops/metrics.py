@@ -70,6 +70,7 @@ DATASETS: Final = (
     "storage_scan_bucket",
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
+PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
 DUTIES: Final = ("forget", "compact", "prune")
 
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -133,6 +134,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("piper_tail_rows", "rows", "Event rows in the published tail, not in a chunk yet"),
     _gauge("piper_sealed_through", "commit sequence", "Last commit whose rows are all in Parquet chunks"),
     _gauge("piper_chunks", "files", "Parquet chunks", dataset=DATASETS),
+    _counter("piper_compactions_total", "rewrites", "Rewrites that merged chunks"),
+    _counter("piper_compacted_chunks_total", "files", "Parquet chunks that were merged into others"),
     _gauge("piper_hidden_chunks", "files", "Parquet chunks that were replaced or dropped, and wait for their deletion"),
     _gauge("piper_last_publish_timestamp_seconds", "Unix seconds", "Last swap of the published tail"),
     _histogram("piper_gold_refresh_duration_seconds", "seconds",
@@ -141,6 +144,9 @@ METRICS: Final[tuple[Metric, ...]] = (
              "Refreshes of a model", model=GOLD_MODELS, result=RESULTS),
     _gauge("piper_gold_last_success_timestamp_seconds", "Unix seconds",
            "Last refresh of a model that succeeded", model=GOLD_MODELS),
+    _counter("piper_pruned_files_total", "files", "Files that retention deleted", kind=PRUNED),
+    _counter("piper_pruned_rows_total", "rows", "Rows, lines and file states that retention deleted", kind=PRUNED),
+    _counter("piper_pruned_bytes_total", "bytes", "Bytes that retention deleted", kind=PRUNED),
     _histogram("piper_upkeep_duration_seconds", "seconds",
                "Duration of a background step that found something to do", _GOLD_BUCKETS, duty=DUTIES),
     _counter("piper_upkeep_errors_total", "steps", "Background steps that failed; they are tried again", duty=DUTIES),
@@ -380,6 +386,20 @@ class Metrics:
         self._gauge("piper_hidden_chunks").set(n)
 
     # --- upkeep ---
+
+    def compacted(self, chunks: int, into: int, rows: int, seconds: float) -> None:
+        """A rewrite merged `chunks` into fewer; readers switch with the next tail."""
+        self._add(1, "piper_compactions_total")
+        self._add(chunks, "piper_compacted_chunks_total")
+        _upkeep.info("compacted", chunks=chunks, into=into, rows=rows, seconds=round(seconds, 4))
+
+    def pruned(self, kind: str, files: int, rows: int, size_bytes: int) -> None:
+        """Retention deleted what was due of `kind` of `PRUNED`."""
+        self._add(files, "piper_pruned_files_total", kind)
+        self._add(rows, "piper_pruned_rows_total", kind)
+        self._add(size_bytes, "piper_pruned_bytes_total", kind)
+        if files or rows:
+            _upkeep.info("pruned", kind=kind, files=files, rows=rows, bytes=size_bytes)
 
     def upkeep_done(self, duty: str, seconds: float) -> None:
         """A step of `duty` of `DUTIES` did something."""

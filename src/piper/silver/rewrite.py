@@ -125,11 +125,16 @@ class Rewrite:
         path = str(PurePosixPath(partition.directory, f"{self.staged.name}-{len(self.chunks)}.parquet"))
         file = self.staged / staged_name(path)
         about = json.dumps({"number": self.number, "through": self.through, "replaces": old})
-        count = con.execute(
-            f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
-            TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
-                KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
-        ).fetchone()
+        try:
+            count = con.execute(
+                f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
+                TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                    KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
+            ).fetchone()
+        except BaseException:
+            for leftover in self.staged.glob(f"*{file.name}"):  # COPY begins under another name; nothing may reveal it
+                leftover.unlink()
+            raise
         self.replaced += [(partition.dataset, name) for name in old]
         if not count or not count[0]:
             file.unlink()

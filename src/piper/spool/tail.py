@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from piper.spool.discover import Scan
-from piper.spool.identity import Checkpoint, Doubt, Source
+from piper.spool.identity import VANISHED_DAYS, Checkpoint, Doubt, Source
 from piper.spool.ledger import Observed
 from piper.spool.track import Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
@@ -45,10 +45,13 @@ class Tailer:
         monotonic: Callable[[], float],
         utc: Callable[[], float],
         sources: Iterable[Source] = (),
+        vanished_days: int = VANISHED_DAYS,
     ) -> None:
         self._root = os.fsencode(root)
         self._limits, self._monotonic = limits, monotonic
-        self._tracker = Tracker(os.fspath(root), monotonic=monotonic, utc=utc, sources=sources)
+        self._tracker = Tracker(
+            os.fspath(root), monotonic=monotonic, utc=utc, sources=sources, vanished_days=vanished_days
+        )
 
     # ---- looking -------------------------------------------------------------------------------------------------
 

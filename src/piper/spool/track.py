@@ -36,9 +36,16 @@ class Tracker:
     """The sources of one spool and their state. `monotonic` and `utc` are injected clocks, in seconds."""
 
     def __init__(
-        self, root: str, *, monotonic: Callable[[], float], utc: Callable[[], float], sources: Iterable[Source]
+        self,
+        root: str,
+        *,
+        monotonic: Callable[[], float],
+        utc: Callable[[], float],
+        sources: Iterable[Source],
+        vanished_days: int = VANISHED_DAYS,
     ) -> None:
         self._root, self._root_bytes = root, os.fsencode(root)
+        self._vanished_days = vanished_days
         self._monotonic, self._utc = monotonic, utc
         known = list(sources)
         self.sources = SourceIndex(self._root_bytes, known)
@@ -305,6 +312,6 @@ class Tracker:
     def _forget_long_vanished(self) -> None:
         now = self._utc()
         for source, since in list(self._vanished.items()):
-            if now - since > VANISHED_DAYS * 86400:
+            if now - since > self._vanished_days * 86400:
                 del self._vanished[source]
                 self.sources.forget(source)
