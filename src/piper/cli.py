@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from piper.commands import config as config_commands
-from piper.commands import demo, insight, warehouse
+from piper.commands import demo, insight, upkeep, warehouse
 from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
 from piper.errors import EX_USAGE
 from piper.exits import run
@@ -43,6 +43,8 @@ def _piper(
 app.command()(warehouse.init)
 app.command()(warehouse.ingest)
 app.command()(warehouse.materialize)
+app.command()(upkeep.compact)
+app.command()(upkeep.prune)
 app.command()(insight.status)
 app.command()(insight.doctor)
 app.command()(warehouse.rebuild)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import duckdb
 
@@ -107,6 +108,11 @@ class CompactionRun:
     done: Compacted = field(default_factory=Compacted)
     failed: list[str] = field(default_factory=list)
     """Directories below silver/ that could not be merged; the log says why."""
+
+    def summary(self, *, dry_run: bool) -> dict[str, Any]:
+        """For people and programs; `bytes_after` is None where nothing was written."""
+        found = self.planned if dry_run else self.done
+        return {**asdict(found), "bytes_after": None if dry_run else found.bytes_after, "failed": self.failed}
 
     def plan(self, hands: Hands) -> None:
         """Find out what there is to do."""
