@@ -92,7 +92,8 @@ class Writer:
             limits,
             monotonic=clock.monotonic,
             utc=clock.utc,
-            sources=store.sources(),
+            sources=store.sources(settings.retention.source_days),
+            vanished_days=settings.retention.source_days,
             progress=progress,
         )
         mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
@@ -104,7 +105,10 @@ class Writer:
             mask_key=mask_key,
         )
         self.gold = GoldStore.open(
-            store.con, store.layout.gold_state, clock=lambda: datetime.fromtimestamp(clock.utc(), UTC)
+            store.con,
+            store.layout.gold_state,
+            published=store.layout.gold,
+            clock=lambda: datetime.fromtimestamp(clock.utc(), UTC),
         )
         self.relations = SilverRelations(store)
         self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
@@ -199,6 +203,11 @@ class Writer:
         """Whether something is committed that is not published."""
         return self.store.progress().commit_seq != self._published_seq
 
+    @property
+    def published_seq(self) -> int:
+        """The commit that readers see; -1 before the first publish of this process."""
+        return self._published_seq
+
     def publish(self) -> bool:
         """Swap in a new tail snapshot if there is news; returns whether it did."""
         progress = self.store.progress()
@@ -262,10 +271,15 @@ class Writer:
             "quarantine": quarantine[0] if quarantine else 0,
         }
 
-    def chunk_counts(self) -> dict[str, int]:
-        """Sealed chunks by dataset."""
-        rows = self.store.con.execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
+    def chunk_counts(self, con: duckdb.DuckDBPyConnection | None = None) -> dict[str, int]:
+        """Sealed chunks by dataset; `con` is another thread's cursor."""
+        rows = (con or self.store.con).execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
         return dict.fromkeys(DATASETS, 0) | dict(rows)
+
+    def hidden_chunks(self, con: duckdb.DuckDBPyConnection | None = None) -> int:
+        """Chunks that are hidden from readers and not deleted yet; `con` is another thread's cursor."""
+        row = (con or self.store.con).execute("SELECT count(*) FROM hidden_chunks").fetchone()
+        return int(row[0]) if row else 0
 
     def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
         """Make every file that the views name, then the catalog where it is missing or of another version."""
