@@ -39,6 +39,7 @@ from piper.ops.http import MetricsServer
 from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging
 from piper.ops.metrics import Metrics
+from piper.publish.snapshots import drop_generations
 from piper.settings import Settings
 from piper.spool.watch import changed_paths
 from piper.upkeep import Upkeep
@@ -243,6 +244,7 @@ class Daemon:
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
         self.metrics.hidden_chunks(writer.hidden_chunks())
+        drop_generations(self.layout)  # also when nothing new is published: they may show what was masked since
         usage = shutil.disk_usage(self.layout.data_root)
         self.metrics.disk(usage.free, usage.total)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from piper.privacy import clean_up, rewrite_history
 from piper.silver.rewrite import delete_hidden, forget_deleted
 from piper.upkeep import Duty, Hands
 
 FORGET_SECONDS = 60.0
+PRIVACY_SECONDS = 5.0
 FORGET_CHUNKS_MAX = 500
 """Deleted a step: no gold refresh can begin before it ends."""
 
 
 def daemon_duties() -> tuple[Duty, ...]:
     """What the daemon does in the background."""
-    return (Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),)
+    return (
+        Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),
+        Duty("mask", PRIVACY_SECONDS, rewrite_history),
+        Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
+    )
 
 
 def forget(hands: Hands) -> bool:

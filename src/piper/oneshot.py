@@ -17,6 +17,7 @@ from typing import Any
 from piper.errors import PiperError, WriterLockedError
 from piper.layout import Layout
 from piper.ops.metrics import GOLD_MODELS, Metrics
+from piper.privacy import finish_now
 from piper.settings import Settings
 from piper.silver.store import Store
 from piper.writer import Writer
@@ -158,8 +159,7 @@ def _pass(
         after_reading(writer.store)
     writer.seal()
     writer.export_quarantine()
-    writer.publish()
-    writer.refresh_gold(writer.store.cursor())
+    finish_now(writer, lambda: writer.refresh_gold(writer.store.cursor()))
     return _summary(writer, offsets, time.monotonic() - started)
 
 

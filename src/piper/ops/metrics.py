@@ -70,7 +70,7 @@ DATASETS: Final = (
     "storage_scan_bucket",
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
-DUTIES: Final = ("forget", "compact", "prune")
+DUTIES: Final = ("forget", "mask", "clean", "compact", "prune")
 
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GOLD_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -144,6 +144,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     _histogram("piper_upkeep_duration_seconds", "seconds",
                "Duration of a background step that found something to do", _GOLD_BUCKETS, duty=DUTIES),
     _counter("piper_upkeep_errors_total", "steps", "Background steps that failed; they are tried again", duty=DUTIES),
+    _gauge("piper_privacy_rewrite_pending", "0 or 1",
+           "1 while older rows, or files that readers mount, do not have the form that privacy.mask_users asks for"),
     _gauge("piper_storage_bytes", "bytes", "Disk space that piper's files use", kind=STORAGE_KINDS),
     _gauge("piper_disk_free_bytes", "bytes", "Free space on the disk of the data root"),
     _gauge("piper_disk_size_bytes", "bytes", "Size of the disk of the data root"),
@@ -409,6 +411,12 @@ class Metrics:
             _gold.debug("gold_refreshed", model=model, seconds=round(seconds, 4))
         else:
             _gold.error("gold_refresh_failed", model=model, **_present(error=error), seconds=round(seconds, 4))
+
+    # --- privacy ---
+
+    def privacy(self, *, is_pending: bool) -> None:
+        """Whether what readers mount still holds the form that `privacy.mask_users` does not ask for."""
+        self._gauge("piper_privacy_rewrite_pending").set(is_pending)
 
     # --- the machine ---
 
