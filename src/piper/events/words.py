@@ -48,32 +48,26 @@ def from_json(spelled: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One regular expression in two spellings; group 2 is the name. Neither has a quote that SQL would have to double."""
+    """One regular expression, for texts and for JSON; group 2 is the name. SQL has to double no quote in it."""
 
     names: tuple[str, ...]
     text: str
     json: str
 
 
-def patterns(names: Iterable[str], *, any_case: bool, also: str = "") -> list[Pattern]:
-    """Patterns that together find `names`, which must be `is_searched`; a longer name goes before one that it holds.
-
-    `also`: an expression without groups that each of them finds before any name.
-    """
+def patterns(names: Iterable[str], *, any_case: bool) -> list[Pattern]:
+    """Patterns that together find `names`, which must be `is_searched`; a longer name goes before one that it holds."""
     ordered = sorted(set(names), key=lambda name: (-len(name), name))
-    return [_pattern(tuple(group), any_case, also) for group in _groups(ordered)]
+    return [_pattern(tuple(group), "(?i)" if any_case else "") for group in _groups(ordered)]
 
 
 def pattern_of(expression: str) -> Pattern:
     """The pattern of words that match a regular expression without groups."""
-    return _pattern((), False, expression)
+    return Pattern((), f"{_BEFORE_IN_TEXT}({expression}){_AFTER}", f"{_BEFORE_IN_JSON}({expression}){_AFTER}")
 
 
-def _pattern(names: tuple[str, ...], any_case: bool, also: str) -> Pattern:
-    flags = "(?i)" if any_case else ""
-    first = [also] if also else []
-    text = "|".join([*first, *map(_escaped, names)])
-    spelled = "|".join([*first, *(_escaped(in_json(name)) for name in names)])
+def _pattern(names: tuple[str, ...], flags: str) -> Pattern:
+    text, spelled = ("|".join(_escaped(spell(name)) for name in names) for spell in (str, in_json))
     return Pattern(names, f"{flags}{_BEFORE_IN_TEXT}({text}){_AFTER}", f"{flags}{_BEFORE_IN_JSON}({spelled}){_AFTER}")
 
 

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from piper.events.privacy import MASK
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.store import Store
 from piper.silver.translation import JSON, Found, Search, Translation, joined, text_columns
@@ -138,7 +137,7 @@ class Masking:
         rows = con.execute(
             f"SELECT DISTINCT unnest({search.hits('t')}) FROM (SELECT unnest(?) AS t)", [texts]
         ).fetchall()
-        translated = Translation(self.names.masks({row[0] for row in rows}), {}, stays=MASK).text("t")
+        translated = Translation(self.names.masks({row[0] for row in rows}), {}).text("t")
         found = con.execute(f"SELECT list({translated} ORDER BY i) FROM (SELECT unnest(?) AS t, unnest(range(?)) AS i)",
                             [texts, len(texts)]).fetchone()  # fmt: skip
         return list(found[0]) if found else texts
@@ -151,7 +150,7 @@ class Masking:
 
 def masking(names: UserNames, found: Found) -> Translation:
     """What puts masks in the place of the names that were found."""
-    return Translation(names.masks(found.words), names.masks(found.users), stays=MASK)
+    return Translation(names.masks(found.words), names.masks(found.users))
 
 
 def found_words(con: duckdb.DuckDBPyConnection, search: Search, mentions: str, source_files: str) -> set[str]:

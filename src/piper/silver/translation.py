@@ -20,8 +20,9 @@ from functools import cache
 import duckdb
 import pyarrow as pa
 
+from piper.events.privacy import MASK
 from piper.events.registry import ALTERNATIVES, EVENT_TYPES
-from piper.events.words import Pattern, from_json, in_json, is_number_like, patterns, stands_in
+from piper.events.words import Pattern, from_json, in_json, is_number_like, pattern_of, patterns, stands_in
 from piper.silver.datasets import DATASETS, Dataset, projection_sql
 
 KEPT = frozenset({"event_id", "event_type", "schema_version", "status", "contract_violation"})
@@ -107,16 +108,17 @@ class Found:
 class Translation:
     """Replaces the words of `words` and the users of `users`, each by what stands for it there.
 
-    `stays`: an expression of what is left alone even where it holds such a word, namely masks.
+    What looks like a mask and has nothing that stands for it is left alone, even by somebody who is called "user".
     """
 
-    def __init__(self, words: Mapping[str, str], users: Mapping[str, str], *, stays: str = "") -> None:
+    def __init__(self, words: Mapping[str, str], users: Mapping[str, str]) -> None:
         self._words, self._users = words, users
-        self._patterns = patterns(words, any_case=False, also=stays)
+        self._patterns = patterns(words, any_case=False)
         keys = " ".join(known_keys())
         plain = [word for word in words if not is_number_like(word) and not stands_in(word, keys)]
-        self._plain = patterns(plain, any_case=False, also=stays)
+        self._plain = patterns(plain, any_case=False)
         self._awkward = patterns(words.keys() - set(plain), any_case=False)
+        self._masks_first = [pattern_of(MASK)] if any(_is_part_of_mask(word) for word in words) else []
 
     def prepare(self, con: duckdb.DuckDBPyConnection, source_files: str | None) -> None:
         """Make the tables that `rows` joins, in the database `work`. `source_files`: SQL of a column of that name."""
@@ -161,19 +163,23 @@ class Translation:
     def _guarded(
         self, condition: str, value: str, used: Sequence[Pattern], spell: Callable[[str], str] | None = None
     ) -> str:
-        other = value
-        for pattern in used:
-            other = self._swap(other, pattern, spell)
-        return f"CASE WHEN {condition} THEN {other} ELSE {value} END" if used else value
+        if not used:
+            return value
+        return f"CASE WHEN {condition} THEN {self._swapped(value, used, spell)} ELSE {value} END"
 
-    def _swap(self, value: str, pattern: Pattern, spell: Callable[[str], str] | None) -> str:
-        expression = pattern.json if spell else pattern.text
-        for _ in range(2):
-            value = f"regexp_replace({value}, '{expression}', '\\1{_MARK}\\2{_MARK}\\3', 'g')"
-        forms = [(name, self._words[name]) for name in pattern.names]
+    def _marked(self, value: str, used: Sequence[Pattern], spell: Callable[[str], str] | None) -> str:
+        for pattern in (*self._masks_first, *used):
+            expression = pattern.json if spell else pattern.text
+            for _ in range(2):
+                value = f"regexp_replace({value}, '{expression}', '\\1{_MARK}\\2{_MARK}\\3', 'g')"
+        return value
+
+    def _swapped(self, value: str, used: Sequence[Pattern], spell: Callable[[str], str] | None) -> str:
+        """Every second piece between two marks is a word."""
+        forms = [(name, self._words[name]) for pattern in used for name in pattern.names]
         pairs = ", ".join(": ".join(_quoted(spell(text) if spell else text) for text in pair) for pair in forms)
         return (
-            f"array_to_string(list_transform(string_split({value}, '{_MARK}'),"
+            f"array_to_string(list_transform(string_split({self._marked(value, used, spell)}, '{_MARK}'),"
             f" lambda p, i: CASE WHEN i % 2 = 0 THEN coalesce(MAP {{{pairs}}}[p], p) ELSE p END), '')"
         )
 
@@ -204,6 +210,10 @@ class Translation:
 
 def _json_hit(value: str, searched: Sequence[Pattern]) -> str:
     return Search(searched).is_hit(_EMPTY, value)
+
+
+def _is_part_of_mask(word: str) -> bool:
+    return any(re.fullmatch(r"(?i)user|[0-9a-f]{16}", run) for run in re.findall(r"[^\W_]+", word))
 
 
 def _quoted(text: str) -> str:
