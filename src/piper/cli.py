@@ -12,7 +12,7 @@ import typer
 
 from piper.commands import catalog as catalog_commands
 from piper.commands import config as config_commands
-from piper.commands import demo, insight, quarantine, reading, service, warehouse
+from piper.commands import demo, insight, quarantine, reading, service, upkeep, warehouse
 from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
 from piper.errors import EX_USAGE
 from piper.exits import run
@@ -44,7 +44,10 @@ def _piper(
 app.command()(warehouse.init)
 app.command()(warehouse.ingest)
 app.command()(warehouse.materialize)
+app.command()(upkeep.compact)
+app.command()(upkeep.prune)
 app.command()(insight.status)
+app.command()(insight.healthcheck)
 app.command()(insight.doctor)
 app.command()(reading.tail)
 app.command()(reading.query)

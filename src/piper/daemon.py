@@ -27,6 +27,7 @@ import duckdb
 import structlog
 
 from piper import __version__
+from piper.duties import daemon_duties
 from piper.errors import DataRootError, PiperError
 from piper.failpoints import failpoint
 from piper.files import ensure_writable
@@ -41,9 +42,11 @@ from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging, set_level
 from piper.ops.metrics import Metrics
 from piper.ops.systemd import Notifier, describe, pulse
+from piper.publish.snapshots import drop_generations
 from piper.reload import Reloader
 from piper.settings import LoadedSettings, Settings
 from piper.spool.watch import changed_paths
+from piper.upkeep import Upkeep
 from piper.writer import Writer
 
 STOP_SECONDS = 27.0
@@ -107,6 +110,16 @@ class Daemon:
         self.gold_lock = anyio.Lock()
         self._gold_cursor: duckdb.DuckDBPyConnection | None = None
         self.jobs = Jobs(lambda: self._wake.set(), self._why_no_job)
+        self._reopening = False
+        self.is_behind = True
+        """Whether lines waited to be read at the end of the loop's last turn; upkeep gives way to them."""
+        self.upkeep = Upkeep(
+            daemon_duties(settings),
+            jobs=self.jobs,
+            gold_lock=self.gold_lock,
+            metrics=self.metrics,
+            is_behind=lambda: self.is_behind,
+        )
         self._hints: set[bytes] = set()
         self._rescan = False
         self._spool_error: str | None = None
@@ -137,6 +150,7 @@ class Daemon:
                 await self._in_thread(self._open)
                 tasks.start_soon(self.reloader.serve)
                 tasks.start_soon(self._gold_loop)
+                tasks.start_soon(self.upkeep.run)
                 if wants_file_events(self.settings.watch.mode, self.settings.paths.raw_root):
                     tasks.start_soon(self._watch_spool)
                 await tasks.start(serve_control, self.layout.control_socket, control_handlers(self))
@@ -194,7 +208,8 @@ class Daemon:
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
             self._keep_house(writer)
-        if writer.tailer.ready or self.jobs:
+        self.is_behind = writer.tailer.ready
+        if self.is_behind or self.jobs:
             return 0.0
         due = [self._next_scan, self._next_poll]
         if self._rescan:
@@ -249,6 +264,8 @@ class Daemon:
 
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
+        self.metrics.hidden_chunks(writer.hidden_chunks())
+        drop_generations(self.layout)  # also when nothing new is published: they may show what was masked since
         usage = shutil.disk_usage(self.layout.data_root)
         self.metrics.disk(usage.free, usage.total)
         if self.layout.state.stat().st_dev != self.layout.data_root.stat().st_dev:
@@ -264,6 +281,7 @@ class Daemon:
         if self.settings is not settings:  # reloaded while it was opened
             writer.adopt(self.settings)
         self._gold_cursor = writer.store.cursor()
+        self.upkeep.open(writer)
         self.metrics.chunks_counted(writer.chunk_counts())
         self._next_scan = self._next_poll = self._next_publish = 0.0
         self.health.set_ready("manifest_open")
@@ -271,6 +289,7 @@ class Daemon:
 
     def _close(self) -> None:
         writer, self.writer, self._gold_cursor = self.writer, None, None
+        self.upkeep.close()
         if writer is not None:
             try:
                 writer.close()
@@ -284,7 +303,8 @@ class Daemon:
         self.health.set_not_ready("manifest_open", f"{type(error).__name__}: {error}")
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
-        async with self.gold_lock:
+        self._reopening = True
+        async with self.upkeep.halted(), self.gold_lock:
             await self._in_thread(self._close)
             while not self._stopping.is_set():
                 pause = min(RETRY_SECONDS_MAX, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.7, 1.3)  # noqa: S311
@@ -293,6 +313,7 @@ class Daemon:
                     await self._stopping.wait()
                 try:
                     await self._in_thread(self._open)
+                    self._reopening = False
                     return
                 except (DataRootError, duckdb.Error, OSError) as again:
                     failures += 1
@@ -305,7 +326,7 @@ class Daemon:
         self.health.ended("gold")
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
-        async with self.gold_lock:
+        async with self.upkeep.halted(), self.gold_lock:
             try:
                 await self._in_thread(self._drain)
                 await self._last_gold()
@@ -433,7 +454,7 @@ class Daemon:
     def _why_no_job(self) -> PiperError | None:
         if self._stopping.is_set():
             return PiperError("piperd is stopping")
-        if self.writer is None:
+        if self.writer is None or self._reopening:
             return PiperError("piperd is opening its data root anew", hint="Ask again; /readyz says what is wrong.")
         return None
 

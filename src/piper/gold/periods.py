@@ -25,20 +25,41 @@ class Scope(NamedTuple):
 EVERYTHING = Scope(None, "TRUE", "TRUE")
 
 
-def scope_of(model: GoldModel, dates: Sequence[date], now: datetime) -> Scope:
-    """What news about `dates` makes stale. `now`: naive UTC, decides where the window of a live model begins."""
+def scope_of(model: GoldModel, dates: Sequence[date], now: datetime, first: date | None = None) -> Scope:
+    """What news about `dates` makes stale. `now`: naive UTC, decides where the window of a live model begins.
+
+    `first`: the first day or week that is computed; earlier rows stay as they are.
+    """
     if model.period == "now":
         return EVERYTHING
     if model.period == "live":
         return _live_scope(model, dates, now)
-    periods = changed_periods(model, dates)
+    periods = [period for period in changed_periods(model, dates) if first is None or period >= first]
     stale = f"{model.period_column} IN ({_literals(periods)})"
     return Scope(input_dates(model, periods), stale, stale)
 
 
-def full_scope(model: GoldModel, dates: Sequence[date], now: datetime) -> Scope:
-    """All that the model holds at `now`. `dates`: every date that silver has; for days and weeks it is not needed."""
-    return _live_scope(model, dates, now) if model.period == "live" else EVERYTHING
+def full_scope(model: GoldModel, dates: Sequence[date], now: datetime, first: date | None = None) -> Scope:
+    """All that the model holds at `now`. `dates`: every date that silver has; for days and weeks it is not needed.
+
+    `first`: as for `scope_of`.
+    """
+    if model.period == "live":
+        return _live_scope(model, dates, now)
+    if first is None:
+        return EVERYTHING
+    computed = f"{model.period_column} >= DATE '{first.isoformat()}'"
+    return Scope(None, computed, computed)
+
+
+def first_period(model: GoldModel, kept_before: date) -> date | None:
+    """Give the first day or week whose input dates all are at or after `kept_before`; None: none are kept."""
+    if model.period not in ("day", "week"):
+        return None
+    if model.period == "day":
+        return kept_before
+    monday = kept_before + timedelta(days=-kept_before.weekday() % 7)
+    return monday + _WEEK
 
 
 def window_start(model: GoldModel, now: datetime) -> datetime:

@@ -7,6 +7,9 @@ Each model has its own transaction, which reads silver and the manifest in one s
 gold file: the table's new rows and the model's watermark. If we die before its COMMIT, nothing happened and
 the next refresh does it; after it, the model is done. A model that fails is rolled back, logged, and listed
 in the report's `failed`; the others go on.
+
+Where silver was pruned (`keep_before`), gold keeps its history: periods that reach back before that date are
+never computed again, whatever changed and also by a rebuild, since silver could only give less.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from piper.gold.compute import add, replace
 from piper.gold.inputs import INPUT_COLUMNS, SilverSource
 from piper.gold.models import GoldModel, load_models
 from piper.gold.own import definition_of, follows_all, in_turn
-from piper.gold.periods import full_scope, naive_utc, scope_of, window_start
+from piper.gold.periods import changed_periods, first_period, full_scope, naive_utc, scope_of, window_start
 
 _log = structlog.get_logger(__name__)
 
@@ -91,16 +94,49 @@ class GoldStore:
         *,
         models: Sequence[GoldModel] | None = None,
         clock: Callable[[], datetime] = _utc_now,
+        published: Path | None = None,
     ) -> GoldStore:
         """Attach the file as `gold` to the instance of `con` and create missing tables, empty.
 
         A damaged file is set aside as `<name>.damaged-<n>` with a log line; the next `refresh` then fills all
-        tables. Raises `DataRootError` when the file cannot be opened although it may be sound.
+        tables, and rows that silver can no longer give come from the `published` copy. Raises `DataRootError`
+        when the file cannot be opened although it may be sound.
         """
         opened = cls(load_models() if models is None else models, clock)
         store.attach(con, path)
         store.create_tables(con, opened.models)
+        if published is not None:
+            store.adopt_kept(con, opened.models, published, first_period)
         return opened
+
+    def is_complete(self, con: duckdb.DuckDBPyConnection, source: SilverSource, before: date) -> bool:
+        """Whether every model of days or weeks has all that silver holds of those that reach back before this date."""
+        with store.transaction(con):
+            marks = store.read_watermarks(con)
+            for model in self.models:
+                first = first_period(model, before)
+                if first is None:
+                    continue
+                mark = marks.get(model.name)
+                if mark is None or not _is_current(model, mark):
+                    return False
+                through, dates = source.changed_dates(con, mark.through_seq)
+                if through < mark.through_seq or any(period < first for period in changed_periods(model, dates)):
+                    return False
+        return True
+
+    def keep_before(self, con: duckdb.DuckDBPyConnection, before: date) -> None:
+        """From now on keep all rows of periods that reach back before this date. Durable when it returns.
+
+        Call it after a `refresh` through the last commit and before silver gives up anything of those dates; no
+        other refresh may be under way.
+        """
+        with store.transaction(con):
+            store.write_kept_before(con, before)
+
+    def kept_before(self, con: duckdb.DuckDBPyConnection) -> date | None:
+        """Give the date of the last `keep_before`: silver is whole from it on. None: silver was never pruned."""
+        return store.read_kept_before(con)
 
     def refresh(
         self,
@@ -216,12 +252,14 @@ class GoldStore:
         now = naive_utc(self._clock())
         # Asked first, so that the snapshot of silver is taken here and all that follows reads the same one.
         through, dates = source.changed_dates(con, after)
+        kept = store.read_kept_before(con)
+        first = None if kept is None else first_period(model, kept)
         if not mark or not _is_current(model, mark) or from_scratch or through < after or _goes_back(model, mark, now):
             _, dates = source.changed_dates(con, 0)
-            store.recreate_table(con, model)
-            rows = replace(con, source, model, full_scope(model, dates, now), now)
+            store.recreate_table(con, model, first)
+            rows = replace(con, source, model, full_scope(model, dates, now, first), now)
         elif dates or (model.period == "now" and _must_follow(con, source, model, marks, now)):
-            scope = scope_of(model, dates, now)
+            scope = scope_of(model, dates, now, first)
             added = add(con, source, model, scope, now, after)
             rows = replace(con, source, model, scope, now) if added is None else added
         else:

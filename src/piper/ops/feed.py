@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,18 @@ class _Chunk:
 class Feed:
     """Follows one warehouse. `position`: the last commit whose events were given out."""
 
-    def __init__(self, layout: Layout, wanted: Wanted) -> None:
+    def __init__(self, layout: Layout, wanted: Wanted, *, memory_limit: str = "512MB") -> None:
+        """`memory_limit`: as DuckDB writes sizes; what does not fit (a backlog was sealed) is spilled."""
         self._layout = layout
         self._condition, self._parameters = wanted.condition()
-        self._con = duckdb.connect(config={"enable_external_file_cache": False, "threads": 1})
+        self._spill = tempfile.TemporaryDirectory(prefix="piper-tail-")
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "enable_external_file_cache": False,
+            "memory_limit": memory_limit,
+            "temp_directory": self._spill.name,
+            "threads": 1,
+        }
+        self._con = duckdb.connect(config=config)
         self._con.execute("SET TimeZone = 'UTC'")
         self._seen: tuple[int, int, int] | None = None
         self.position = 0
@@ -87,6 +96,7 @@ class Feed:
     def close(self) -> None:
         """Let go of everything."""
         self._con.close()
+        self._spill.cleanup()
 
     def last(self, count: int) -> list[Event]:
         """The last `count` wanted events, oldest first; `news` goes on after them. Call it first."""
@@ -158,10 +168,10 @@ class Feed:
         self._con.execute("DETACH DATABASE IF EXISTS feed")
 
     def _chunks(self) -> list[_Chunk]:
-        """Every chunk of events. A walk over directories; no file is opened."""
+        """Every chunk of events. A walk over directories; no file is opened. Raises OSError: half a walk is no answer."""
         return [
             _Chunk(Path(directory, name), None if match[1] else int(match[2]))
-            for directory, _, names in os.walk(self._layout.silver / _EVENTS.name)
+            for directory, _, names in os.walk(self._layout.silver / _EVENTS.name, onerror=_unless_it_went)
             for name in names
             if (match := _NAME.fullmatch(name))
         ]
@@ -180,6 +190,12 @@ class Feed:
         while batch := result.fetchmany(FETCH_ROWS):
             for row in batch:
                 yield dict(zip(names, row, strict=True))
+
+
+def _unless_it_went(error: OSError) -> None:
+    """A partition can lose its last chunk, and go, while it is listed; it held nothing new then."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _stored(paths: Sequence[Path], first: int, last: int) -> str:

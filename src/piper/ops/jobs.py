@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,8 +23,8 @@ LOOK_SECONDS = 1.0
 class _Job(Generic[T]):
     """One action, and what came of it."""
 
-    def __init__(self, action: Callable[[Writer], T]) -> None:
-        self._action = action
+    def __init__(self, action: Callable[[Writer], T], *, commits: bool) -> None:
+        self._action, self.commits = action, commits
         self.done = threading.Event()
         self.results: list[T] = []
         self.error: Exception | None = None
@@ -44,35 +43,50 @@ class Jobs:
 
     def __init__(self, wake: Callable[[], None], why_not: Callable[[], PiperError | None]) -> None:
         self._wake, self._why_not = wake, why_not
-        self._waiting: deque[Callable[[Writer], None]] = deque()
+        self._waiting: deque[_Job[Any]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def run_all(self, writer: Writer) -> None:
-        """Do what waits. Call it in the writer's thread."""
+        """Do what waits. Call it in the writer's thread. Raises what a job that commits was failed by."""
         while self._waiting:
-            self._waiting.popleft()(writer)
+            job = self._waiting.popleft()
+            job(writer)
+            if job.commits and isinstance(job.error, duckdb.Error | OSError):
+                raise job.error
 
-    async def do(self, action: Callable[[Writer], T]) -> T:
+    async def do(self, action: Callable[[Writer], T], *, commits: bool = False) -> T:
         """Run `action` in the writer's thread.
 
-        Raises PiperError when that is not possible now or the ground gives way under it (a full disk, a lost mount): a
-        command is refused then, and piperd goes on. Anything else that `action` raises is a bug and ends piperd.
+        Raises PiperError when that is not possible now, and then it has not begun and never will; or when the ground
+        gives way under it (a full disk, a lost mount): a command is refused then, and piperd goes on. With `commits`
+        that is said to the loop as well, since nobody knows what became durable: it opens the data root anew. Anything
+        else that `action` raises is a bug and ends piperd.
         """
-        job = _Job(action)
+        job = _Job(action, commits=commits)
         self._waiting.append(job)
         self._wake()
-        while not await anyio.to_thread.run_sync(job.done.wait, LOOK_SECONDS, abandon_on_cancel=True):
-            if (refusal := self._why_not()) is not None:
-                with suppress(ValueError):  # it has begun; only its answer is lost
-                    self._waiting.remove(job)
-                raise refusal
+        try:
+            while not await anyio.to_thread.run_sync(job.done.wait, LOOK_SECONDS, abandon_on_cancel=True):
+                if (refusal := self._why_not()) is not None and self._withdraw(job):
+                    raise refusal
+        except anyio.get_cancelled_exc_class():
+            self._withdraw(job)
+            raise
         if job.error is None:
             return job.results[0]
         if isinstance(job.error, duckdb.Error | OSError):
             raise refused(job.error) from job.error
         raise job.error
+
+    def _withdraw(self, job: _Job[T]) -> bool:
+        """Take it out of the queue; False when it has begun, so that its end is to be waited for."""
+        try:
+            self._waiting.remove(job)
+        except ValueError:
+            return False
+        return True
 
 
 def refused(error: BaseException) -> PiperError:

@@ -76,6 +76,8 @@ DATASETS: Final = (
     "storage_scan_bucket",
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
+PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
+DUTIES: Final = ("forget", "mask", "clean", "compact", "prune")
 
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GOLD_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -138,6 +140,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("piper_tail_rows", "rows", "Event rows in the published tail, not in a chunk yet"),
     _gauge("piper_sealed_through", "commit sequence", "Last commit whose rows are all in Parquet chunks"),
     _gauge("piper_chunks", "files", "Parquet chunks", dataset=DATASETS),
+    _counter("piper_compactions_total", "rewrites", "Rewrites that merged chunks"),
+    _counter("piper_compacted_chunks_total", "files", "Parquet chunks that were merged into others"),
+    _gauge("piper_hidden_chunks", "files", "Parquet chunks that were replaced or dropped, and wait for their deletion"),
     _gauge("piper_last_publish_timestamp_seconds", "Unix seconds", "Last swap of the published tail"),
     _histogram("piper_gold_refresh_duration_seconds", "seconds",
                "Duration of a model's refresh", _GOLD_BUCKETS, model=GOLD_MODELS),
@@ -148,6 +153,14 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("piper_gold_current_timestamp_seconds", "Unix seconds",
            "Last time that readers had a model with all of silver in it, whether there was news or not",
            model=GOLD_MODELS),
+    _counter("piper_pruned_files_total", "files", "Files that retention deleted", kind=PRUNED),
+    _counter("piper_pruned_rows_total", "rows", "Rows, lines and file states that retention deleted", kind=PRUNED),
+    _counter("piper_pruned_bytes_total", "bytes", "Bytes that retention deleted", kind=PRUNED),
+    _histogram("piper_upkeep_duration_seconds", "seconds",
+               "Duration of a background step that found something to do", _GOLD_BUCKETS, duty=DUTIES),
+    _counter("piper_upkeep_errors_total", "steps", "Background steps that failed; they are tried again", duty=DUTIES),
+    _gauge("piper_privacy_rewrite_pending", "0 or 1",
+           "1 while older rows, or files that readers mount, do not have the form that privacy.mask_users asks for"),
     _gauge("piper_storage_bytes", "bytes", "Disk space that piper's files use", kind=STORAGE_KINDS),
     _gauge("piper_disk_free_bytes", "bytes", "Free space on the disk of the data root"),
     _gauge("piper_disk_size_bytes", "bytes", "Size of the disk of the data root"),
@@ -165,6 +178,7 @@ _events = structlog.get_logger(component="events")
 _silver = structlog.get_logger(component="silver")
 _gold = structlog.get_logger(component="gold")
 _publish = structlog.get_logger(component="publish")
+_upkeep = structlog.get_logger(component="upkeep")
 
 _disable_created_series: Callable[[], None] = disable_created_metrics
 
@@ -382,6 +396,36 @@ class Metrics:
             self._gauge("piper_chunks", dataset).set(n)
         _silver.debug("chunks_counted", **chunks)
 
+    def hidden_chunks(self, n: int) -> None:
+        """How many chunks are hidden from readers and not deleted yet."""
+        self._gauge("piper_hidden_chunks").set(n)
+
+    # --- upkeep ---
+
+    def compacted(self, chunks: int, into: int, rows: int, seconds: float) -> None:
+        """A rewrite merged `chunks` into fewer; readers switch with the next tail."""
+        self._add(1, "piper_compactions_total")
+        self._add(chunks, "piper_compacted_chunks_total")
+        _upkeep.info("compacted", chunks=chunks, into=into, rows=rows, seconds=round(seconds, 4))
+
+    def pruned(self, kind: str, files: int, rows: int, size_bytes: int) -> None:
+        """Retention deleted what was due of `kind` of `PRUNED`."""
+        self._add(files, "piper_pruned_files_total", kind)
+        self._add(rows, "piper_pruned_rows_total", kind)
+        self._add(size_bytes, "piper_pruned_bytes_total", kind)
+        if files or rows:
+            _upkeep.info("pruned", kind=kind, files=files, rows=rows, bytes=size_bytes)
+
+    def upkeep_done(self, duty: str, seconds: float) -> None:
+        """A step of `duty` of `DUTIES` did something."""
+        self._observe(seconds, "piper_upkeep_duration_seconds", duty)
+        _upkeep.debug("upkeep_done", duty=duty, seconds=round(seconds, 4))
+
+    def upkeep_failed(self, duty: str, *, error: str = "", again_in_seconds: float = 0.0) -> None:
+        """A step of `duty` failed; nothing of it took effect."""
+        self._add(1, "piper_upkeep_errors_total", duty)
+        _upkeep.error("upkeep_failed", duty=duty, **_present(error=error), again_in_seconds=round(again_in_seconds))
+
     # --- publish and gold ---
 
     def published(self, seconds: float, *, tail_rows: int) -> None:
@@ -405,6 +449,12 @@ class Metrics:
         """Readers find every commit in `models` (of `GOLD_MODELS`), but for a pause; said again without news."""
         for model in models:
             self._gauge("piper_gold_current_timestamp_seconds", model).set(self._clock())
+
+    # --- privacy ---
+
+    def privacy(self, *, is_pending: bool) -> None:
+        """Whether what readers mount still holds the form that `privacy.mask_users` does not ask for."""
+        self._gauge("piper_privacy_rewrite_pending").set(is_pending)
 
     # --- the machine ---
 

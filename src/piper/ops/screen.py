@@ -82,7 +82,37 @@ def show_ingest(out: Console, summary: IngestSummary, title: str = "ingested") -
         rows.append(("lost", f"{size(summary.lost_bytes)} were seen earlier and are gone unread"))
     if summary.gold_failed:
         rows.append(("gold", f"FAILED for {', '.join(summary.gold_failed)}; readers keep the old rows"))
+    if summary.compacted:
+        rows.append(("compacted", f"{summary.compacted:,} chunks were merged into others"))
     facts(out, f"{title} in {summary.seconds:.2f} s", rows)
+
+
+def show_compaction(out: Console, done: dict[str, Any]) -> None:
+    """What `piper compact` has merged, or would."""
+    rows = [
+        ("partitions", f"{done['partitions']:,}"),
+        ("chunks", f"{done['chunks_before']:,} become {done['chunks_after']:,}"),
+        ("rows", f"{done['rows']:,}"),
+        ("size", size(done["bytes_before"]) + ("" if done["dry_run"] else f", now {size(done['bytes_after'])}")),
+        *(("FAILED", f"silver/{directory}; the log says why") for directory in done["failed"]),
+    ]
+    if done["partitions"] and not done["dry_run"]:
+        rows.append(("old chunks", "are deleted in ten minutes, by piperd or the next `piper ingest`"))
+    title = "would be compacted" if done["dry_run"] else f"compacted by {done['by']} in {done['seconds']:.2f} s"
+    facts(out, title, rows)
+
+
+def show_pruned(out: Console, done: dict[str, Any]) -> None:
+    """What `piper prune` has deleted, or would."""
+    rows = []
+    for kind, unit in (("silver", "events"), ("quarantine", "lines"), ("run_logs", ""), ("sources", "file states")):
+        found = done[kind]
+        what = [f"{found['files']:,} files, {size(found['bytes'])}"] if kind != "sources" else []
+        what += [f"{found['rows']:,} {unit}"] if unit else []
+        kept = "kept for ever" if found["before"] is None else f"before {found['before']}: {', '.join(what)}"
+        rows.append((kind.replace("_", " "), kept))
+    title = "would be deleted" if done["dry_run"] else f"deleted by {done['by']} in {done['seconds']:.2f} s"
+    facts(out, title, rows)
 
 
 def show_rebuild(out: Console, run: RebuildRun) -> None:

@@ -125,11 +125,16 @@ class Rewrite:
         path = str(PurePosixPath(partition.directory, f"{self.staged.name}-{len(self.chunks)}.parquet"))
         file = self.staged / staged_name(path)
         about = json.dumps({"number": self.number, "through": self.through, "replaces": old})
-        count = con.execute(
-            f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
-            TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
-                KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
-        ).fetchone()
+        try:
+            count = con.execute(
+                f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
+                TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                    KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
+            ).fetchone()
+        except BaseException:
+            for leftover in self.staged.glob(f"*{file.name}"):  # COPY begins under another name; nothing may reveal it
+                leftover.unlink()
+            raise
         self.replaced += [(partition.dataset, name) for name in old]
         if not count or not count[0]:
             file.unlink()
@@ -209,9 +214,25 @@ def forget_hidden(store: Store, *, published_seq: int, now: datetime, after: tim
     Only those that a published tail (of commit `published_seq`) has hidden for `after`. The caller sees to it that no
     gold refresh is under way, which may have begun before they were hidden.
     """
-    con = store.con
+    paths = delete_hidden(store, store.con, published_seq=published_seq, now=now, after=after)
+    forget_deleted(store, paths)
+    return len(paths)
+
+
+def delete_hidden(
+    store: Store,
+    con: duckdb.DuckDBPyConnection,
+    *,
+    published_seq: int,
+    now: datetime,
+    after: timedelta = FORGET_AFTER,
+    at_most: int = 1 << 62,
+) -> list[str]:
+    """The files' part of `forget_hidden`, for any thread; `forget_deleted` is to follow with what it returns."""
     rows = con.execute(
-        "SELECT path FROM hidden_chunks WHERE hidden_seq <= ? AND hidden_at_utc <= ?", [published_seq, now - after]
+        """SELECT path FROM ingest_manifest.main.hidden_chunks
+        WHERE hidden_seq <= ? AND hidden_at_utc <= ? ORDER BY path LIMIT ?""",
+        [published_seq, now - after, at_most],
     ).fetchall()
     paths = [path for (path,) in rows]
     for path in paths:
@@ -220,11 +241,23 @@ def forget_hidden(store: Store, *, published_seq: int, now: datetime, after: tim
     for parent in {(store.layout.silver / path).parent for path in paths}:
         with suppress(FileNotFoundError):
             fsync_path(parent)
+    return paths
+
+
+def forget_deleted(store: Store, paths: Sequence[str]) -> None:
+    """The manifest's part of `forget_hidden`. In the writer's thread: no chunk is being revealed meanwhile."""
+    if not paths:
+        return
+    for parent in {(store.layout.silver / path).parent for path in paths}:
         with suppress(OSError):  # the partition has other chunks
             parent.rmdir()
-    if paths:
-        con.execute("BEGIN")
-        con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [paths])
+    con = store.con
+    con.execute("BEGIN")
+    try:
+        con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [list(paths)])
         con.execute("UPDATE progress SET commit_seq = commit_seq + 1")  # news: the next tail hides less
         con.execute("COMMIT")
-    return len(paths)
+    except BaseException:
+        with suppress(duckdb.Error):  # a failed COMMIT has ended it already
+            con.execute("ROLLBACK")
+        raise

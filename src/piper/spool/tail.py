@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from piper.spool.discover import Scan
-from piper.spool.identity import Checkpoint, Doubt, Source
+from piper.spool.identity import VANISHED_DAYS, Checkpoint, Doubt, Source
 from piper.spool.ledger import Observed
 from piper.spool.track import Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
@@ -48,11 +48,19 @@ class Tailer:
         monotonic: Callable[[], float],
         utc: Callable[[], float],
         sources: Iterable[Source] = (),
+        vanished_days: int = VANISHED_DAYS,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = os.fsencode(root)
         self._limits, self._monotonic, self._progress = limits, monotonic, progress
-        self._tracker = Tracker(os.fspath(root), monotonic=monotonic, utc=utc, sources=sources, progress=progress)
+        self._tracker = Tracker(
+            os.fspath(root),
+            monotonic=monotonic,
+            utc=utc,
+            sources=sources,
+            vanished_days=vanished_days,
+            progress=progress,
+        )
 
     # ---- looking -------------------------------------------------------------------------------------------------
 

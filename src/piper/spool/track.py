@@ -45,9 +45,11 @@ class Tracker:
         monotonic: Callable[[], float],
         utc: Callable[[], float],
         sources: Iterable[Source],
+        vanished_days: int = VANISHED_DAYS,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._root, self._root_bytes = root, os.fsencode(root)
+        self._vanished_days = vanished_days
         self._monotonic, self._utc, self._progress = monotonic, utc, progress
         known = list(sources)
         self.sources = SourceIndex(self._root_bytes, known)
@@ -315,6 +317,6 @@ class Tracker:
     def _forget_long_vanished(self) -> None:
         now = self._utc()
         for source, since in list(self._vanished.items()):
-            if now - since > VANISHED_DAYS * 86400:
+            if now - since > self._vanished_days * 86400:
                 del self._vanished[source]
                 self.sources.forget(source)
