@@ -91,6 +91,15 @@ def test_a_backfill_that_replaces_an_event_is_not_added_to_what_it_replaces(gold
     assert gold.buckets() == [("20 08:00", 1), ("20 09:00", 1)]
 
 
+def test_an_event_before_the_window_does_not_make_up_for_one_that_was_taken_away(gold: Gold) -> None:
+    gold.source.commit([event("a", "2026-03-19T08:00:00Z"), event("b", "2026-03-20T08:00:00Z")])
+    gold.after()
+    gold.source.remove("a")
+    gold.source.commit([event("c", "2026-03-18T08:00:00Z")])  # of the date in which the window begins
+    gold.after(seconds=10)
+    assert gold.buckets() == [("20 08:00", 1)]
+
+
 def test_what_the_spool_holds_alone_is_written_once_a_minute_and_only_if_it_changed(gold: Gold) -> None:
     gold.source.spool_holds({"ws1": (1, 0), "it's new": (2, 7)})
     assert gold.after()[HOSTS] == 2
