@@ -14,6 +14,7 @@ from tests.support.commands import Place
 from tests.support.gold_source import TableSource
 
 from piper.gold.refresh import GoldStore
+from piper.ops.metrics import Metrics
 from piper.silver.rewrite import Rewrite, partitions
 from piper.writer import Clock, Writer
 
@@ -230,3 +231,22 @@ def test_each_host_directory_shows_its_files_and_what_is_unread_also_after_a_res
         time_of.passed += 1
         take_in(writer)
         assert read(place, "SELECT sum(bytes_behind)::BIGINT FROM gold_ingest_live") == [(0,)]
+
+
+def test_a_host_that_is_called_after_somebody_has_one_name_in_all_of_gold(place: Place) -> None:
+    place.simulate(100)
+    home = next(place.raw.glob("*/*"))
+    name = home.name
+    (place.raw / f"{name}-laptop").mkdir()
+    home.rename(place.raw / f"{name}-laptop" / name)
+    settings = place.settings.model_copy(
+        update={"privacy": place.settings.privacy.model_copy(update={"mask_users": True})}
+    )
+    writer = Writer.open(settings, Metrics(), command="piperd")
+    try:
+        take_in(writer)
+    finally:
+        writer.close()
+    rows = read(place, "SELECT host, last_event_at IS NOT NULL FROM gold_ingest_live")
+    assert any(host.endswith("-laptop") for host, _ in rows)
+    assert all(has_events and name not in host for host, has_events in rows)
