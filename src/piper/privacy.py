@@ -35,7 +35,7 @@ GRACE = timedelta(seconds=GENERATION_SECONDS)
 """How long files of the other form stay for the queries that began before the switch."""
 COMMAND_GRACE = timedelta(seconds=3)
 """The same for a command that ends then, and could not delete them later; dashboards' queries take less."""
-_REST_SECONDS_MAX = 60.0
+_REST_SECONDS_MAX, _PAUSE_SECONDS = 60.0, 0.1
 _log = structlog.get_logger(component="privacy")
 
 
@@ -183,11 +183,12 @@ def _note(hands: Hands, words: Iterable[str]) -> None:
 
 
 def _rest(hands: Hands, seconds: float) -> None:
-    """Leave the machine to others between two partitions."""
-    until = time.monotonic() + min(seconds, _REST_SECONDS_MAX)
-    while (left := until - time.monotonic()) > 0:
+    """Leave the machine to others between two partitions, and longer while lines are waiting."""
+    now = time.monotonic()
+    until, at_most = now + min(seconds, _REST_SECONDS_MAX), now + _REST_SECONDS_MAX
+    while (now := time.monotonic()) < until or (hands.should_yield and now < at_most):
         hands.check()
-        threading.Event().wait(min(left, 0.2))
+        threading.Event().wait(_PAUSE_SECONDS)
 
 
 def _clean_gold(hands: Hands, state: MaskingState) -> None:

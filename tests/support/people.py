@@ -38,7 +38,7 @@ class People(Ground):
         lines = []
         for kind in ONE_OF_EACH:
             for dialect in ("nested", "flat"):
-                event = full_event(kind, dialect, f"e{self._events:05}")
+                event = full_event(kind, dialect, f"e{self._events:05}") | {"status": "info"}
                 lines.append(dump(_written_by(event, name, mentions or name)) + "\n")
                 self._events += 1
         directory = self.raw / f"ws-{(mentions or name).replace('/', '')}" / name

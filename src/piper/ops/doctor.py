@@ -87,7 +87,7 @@ def examine(settings: Settings, now: datetime | None = None) -> list[Check]:
         hint = "Run `piper init` (or restart piperd): it makes the catalog anew."
         checks.append(Check("catalog", Level.FAIL, f"{layout.catalog} is missing", hint))
     if status is not None and "spool" in status:
-        checks += [check_backlog(status), check_quarantine(status), check_lost(status)]
+        checks += [check_backlog(status), check_quarantine(status), check_lost(status), check_privacy(status)]
     return checks
 
 
@@ -330,6 +330,24 @@ def check_lost(status: dict[str, Any]) -> Check:
         hint = "Writers deleted or cut files before piperd had read them: it was down or behind for too long."
         return Check("lost", Level.WARN, f"{size(lost)} seen and gone unread since piperd started; {value}", hint)
     return Check("lost", Level.PASS, value if files["vanished"] else "nothing vanished")
+
+
+def check_privacy(status: dict[str, Any]) -> Check:
+    """Do readers see of names what privacy.mask_users says, in history too?"""
+    privacy = status["privacy"]
+    if privacy is None:
+        return Check("privacy", Level.PASS, "not known yet: the next piperd or `piper ingest` says it")
+    value = "user names are masked" if privacy["mask_users"] else "user names are shown"
+    if privacy["history"] == "done":
+        later = privacy["names_not_searched"]
+        value += (
+            f"; history is searched for {later:,} later names once a day" if privacy["mask_users"] and later else ""
+        )
+        return Check("privacy", Level.PASS, value)
+    hint = "piperd, or the next `piper ingest`, rewrites it in the background; docs/privacy.md says what that takes."
+    if privacy["history"] == "cleaning":
+        return Check("privacy", Level.WARN, f"{value}; files of the other form are about to be deleted", hint)
+    return Check("privacy", Level.WARN, f"{value} in new events, older ones may still have the other form", hint)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

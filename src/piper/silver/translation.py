@@ -102,7 +102,8 @@ class Found:
     @classmethod
     def of(cls, rows: Iterable[tuple[str, str]]) -> Found:
         """From (where, what), where is 'text', 'json' or 'user'."""
-        words, users = set(), set()
+        words: set[str] = set()
+        users: set[str] = set()
         for where, what in rows:
             (users if where == "user" else words).add(from_json(what) if where == "json" else what)
         return cls(frozenset(words), frozenset(users))
