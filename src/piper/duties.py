@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+from piper.compaction import Compacted, Compaction, MergeError
+from piper.errors import PiperError
+from piper.hours import Hours
 from piper.privacy import clean_up, rewrite_history
+from piper.retention import prune
+from piper.settings import Settings
 from piper.silver.rewrite import delete_hidden, forget_deleted
 from piper.upkeep import Duty, Hands
 
@@ -10,14 +17,22 @@ FORGET_SECONDS = 60.0
 PRIVACY_SECONDS = 5.0
 FORGET_CHUNKS_MAX = 500
 """Deleted a step: no gold refresh can begin before it ends."""
+PRUNE_SECONDS = 3600.0
+COMPACT_SECONDS = 60.0
 
 
-def daemon_duties() -> tuple[Duty, ...]:
+def daemon_duties(settings: Settings) -> tuple[Duty, ...]:
     """What the daemon does in the background."""
+
+    def prune_all(hands: Hands) -> bool:
+        return any(prune(hands, settings.retention).values())
+
     return (
         Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),
         Duty("mask", PRIVACY_SECONDS, rewrite_history),
         Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
+        Duty("prune", PRUNE_SECONDS, prune_all, gold_rests=True, yields=False),
+        Duty("compact", COMPACT_SECONDS, Compaction(Hours.parse(settings.compaction.hours)).step),
     )
 
 
@@ -34,3 +49,28 @@ def forget(hands: Hands) -> bool:
     if paths:
         hands.in_writer(lambda writer: forget_deleted(writer.store, paths))
     return bool(paths)
+
+
+def after_a_pass(hands: Hands, settings: Settings) -> Compacted:
+    """What `piper ingest` does of all this, so that cron is enough; compaction for `compaction.ingest_seconds`.
+
+    A duty that fails is logged and left for the next run: the pass itself is done. The caller publishes.
+    """
+    while forget(hands):
+        hands.check()
+    try:
+        prune(hands, settings.retention)
+    except PiperError as error:
+        hands.writer.metrics.upkeep_failed("prune", error=error.message)
+    compaction, done = Compaction(Hours.parse(settings.compaction.hours)), Compacted()
+    deadline = time.monotonic() + settings.compaction.ingest_seconds
+    while time.monotonic() < deadline:
+        try:
+            merged = compaction.merge_due(hands)
+        except MergeError as error:
+            hands.writer.metrics.upkeep_failed("compact", error=error.message)
+            continue  # it has put that partition off
+        if not merged.partitions:
+            break
+        done += merged
+    return done

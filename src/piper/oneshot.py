@@ -10,16 +10,21 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from piper.compaction import CompactionRun
+from piper.duties import after_a_pass, forget
 from piper.errors import PiperError, WriterLockedError
 from piper.layout import Layout
 from piper.ops.metrics import GOLD_MODELS, Metrics
 from piper.privacy import finish_now
+from piper.retention import Pruned
+from piper.retention import prune as prune_due
 from piper.settings import Settings
 from piper.silver.store import Store
+from piper.upkeep import Hands
 from piper.writer import Writer
 
 HOLDER_TRIES = 10
@@ -44,7 +49,8 @@ class IngestSummary:
     """One pass over the spool.
 
     `deferred_*`: bytes that are no complete line yet; `doubtful_files`: files that look cut or replaced, which later
-    looks must confirm; `unreadable`: files and directories that could not be read.
+    looks must confirm; `unreadable`: files and directories that could not be read; `compacted`: chunks that were merged
+    into others afterwards.
     """
 
     files: int
@@ -59,6 +65,7 @@ class IngestSummary:
     unreadable: int
     lost_bytes: int
     gold_failed: list[str]
+    compacted: int
     seconds: float
 
 
@@ -129,7 +136,38 @@ def ingest(settings: Settings, on_progress: Progress) -> IngestSummary:
     if not Layout.of(settings).manifest.exists():
         _require_spool(settings)  # before anything is made: both roots may be missing because a mount is
     with open_writer(settings, "piper ingest") as writer:
-        return _pass(writer, started, on_progress)
+        return _pass(writer, started, on_progress, and_upkeep=True)
+
+
+def compact(settings: Settings, run: CompactionRun, on_progress: Progress, *, dry_run: bool = False) -> None:
+    """Merge the chunks that `run` names, and publish; `run` says then what was done, or with `dry_run` would be."""
+    with open_writer(settings, "piper compact") as writer, closing(Hands(writer)) as hands:
+        run.plan(hands)
+        if dry_run:
+            return
+        total = run.planned.bytes_before
+        on_progress(0, total)
+        while run.step(hands):
+            on_progress(run.done.bytes_before, total)
+        writer.publish()
+        _forget(hands)
+
+
+def prune(settings: Settings, *, dry_run: bool = False) -> dict[str, Pruned]:
+    """Delete what the retention settings say, and publish; by kind, what was deleted or with `dry_run` would be."""
+    with open_writer(settings, "piper prune") as writer, closing(Hands(writer)) as hands:
+        pruned = prune_due(hands, settings.retention, dry_run=dry_run)
+        if not dry_run:
+            writer.publish()
+            _forget(hands)
+        return pruned
+
+
+def _forget(hands: Hands) -> None:
+    """Delete what earlier runs have replaced; what this one has, a later run deletes."""
+    while forget(hands):
+        pass
+    hands.writer.publish()
 
 
 def rebuild(settings: Settings, on_step: Callable[[str, int, int], None], on_progress: Progress) -> RebuildRun:
@@ -148,7 +186,12 @@ def rebuild(settings: Settings, on_step: Callable[[str, int, int], None], on_pro
 
 
 def _pass(
-    writer: Writer, started: float, on_progress: Progress, *, after_reading: Callable[[Store], None] | None = None
+    writer: Writer,
+    started: float,
+    on_progress: Progress,
+    *,
+    after_reading: Callable[[Store], None] | None = None,
+    and_upkeep: bool = False,
 ) -> IngestSummary:
     writer.scan()
     if writer.tailer.spool_error:
@@ -160,7 +203,12 @@ def _pass(
     writer.seal()
     writer.export_quarantine()
     finish_now(writer, lambda: writer.refresh_gold(writer.store.cursor()))
-    return _summary(writer, offsets, time.monotonic() - started)
+    compacted = 0
+    if and_upkeep:
+        with closing(Hands(writer)) as hands:
+            compacted = after_a_pass(hands, writer.settings).chunks_before
+        writer.publish()
+    return _summary(writer, offsets, compacted, time.monotonic() - started)
 
 
 def _require_spool(settings: Settings) -> None:
@@ -185,7 +233,7 @@ def _read_all(writer: Writer, on_progress: Progress) -> None:
         on_progress(writer.totals.bytes, total)
 
 
-def _summary(writer: Writer, offsets: dict[Any, int], seconds: float) -> IngestSummary:
+def _summary(writer: Writer, offsets: dict[Any, int], compacted: int, seconds: float) -> IngestSummary:
     totals, sources = writer.totals, list(writer.tailer.sources)
     waiting = [source.size - source.offset for source in sources if not source.vanished and source.suspicion is None]
     return IngestSummary(
@@ -201,6 +249,7 @@ def _summary(writer: Writer, offsets: dict[Any, int], seconds: float) -> IngestS
         unreadable=int(_counted(writer.metrics, "piper_file_events_total", kind="io_error")),
         lost_bytes=int(_counted(writer.metrics, "piper_lost_bytes_total")),
         gold_failed=failed_models(writer.metrics),
+        compacted=compacted,
         seconds=round(seconds, 3),
     )
 

@@ -37,6 +37,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from piper.errors import ConfigError
+from piper.hours import Hours
 
 CONFIG_FILE_VARIABLE = "PIPER_CONFIG_FILE"
 _PREFIX = "PIPER_"
@@ -46,6 +47,8 @@ _NOT_SETTINGS = ("PIPER_TEST_", "PIPER_FAILPOINT")
 _OUTPUT_FOLDERS = ("silver", "warehouse", "quarantine", "run_logs")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[KMGT]i?B)", re.IGNORECASE)
 _MEMORY_BYTES_MIN = 64_000_000
+SILVER_DAYS_MIN = 14
+"""Gold compares this week with the one before, so both must be in silver."""
 _HINT = "docs/settings.md lists every setting with its limits."
 
 
@@ -79,6 +82,17 @@ def _duckdb_size(value: str) -> str:
     size = float(match["number"]) * (1024 if "I" in unit else 1000) ** (" KMGT".index(unit[0]))
     if size < _MEMORY_BYTES_MIN:
         raise ValueError("must be at least 64MB, DuckDB cannot hold a batch in less")
+    return value
+
+
+def _hours(value: str) -> str:
+    Hours.parse(value)
+    return value
+
+
+def _days_of_silver(value: int) -> int:
+    if 0 < value < SILVER_DAYS_MIN:
+        raise ValueError(f"must be 0 (for ever) or at least {SILVER_DAYS_MIN}: gold compares weeks")
     return value
 
 
@@ -158,6 +172,26 @@ class Gold(_Section):
     refresh_seconds: float = Field(gt=0, le=86_400)
 
 
+class Compaction(_Section):
+    """When chunks of closed days are merged in the background, and how long `piper ingest` may spend on it."""
+
+    hours: str
+    ingest_seconds: float = Field(ge=0, le=3600)
+
+    _parsed = field_validator("hours")(_hours)
+
+
+class Retention(_Section):
+    """After how many days what is deleted. 0: never."""
+
+    silver_days: int = Field(ge=0, le=36_500)
+    quarantine_days: int = Field(ge=0, le=36_500)
+    run_log_days: int = Field(ge=0, le=36_500)
+    source_days: int = Field(ge=8, le=36_500)
+
+    _whole_weeks = field_validator("silver_days")(_days_of_silver)
+
+
 class Metrics(_Section):
     """Where the metrics and health endpoints listen. Port 0 means any free one."""
 
@@ -195,6 +229,8 @@ class Settings(_Section):
     ingest: Ingest
     publish: Publish
     gold: Gold
+    compaction: Compaction
+    retention: Retention
     metrics: Metrics
     logging: Logging
     privacy: Privacy

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 
@@ -20,7 +21,9 @@ from piper.events.parse import Lines, Parser, split
 from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
+from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
+from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
 from piper.settings import Settings
@@ -30,6 +33,7 @@ from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store, explain
+from piper.spool.hosts import SpoolHost, SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -78,11 +82,19 @@ class Totals:
 class Writer:
     """An open data root: store, tailer, parser and gold, and the steps over them."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, metrics: Metrics, clock: Clock, progress: Callable[[], None]
+    ) -> None:
         self.settings, self.store, self.metrics, self.clock = settings, store, metrics, clock
         limits = Limits(max(TURN_BYTES, settings.ingest.line_bytes_max + SAMPLE_BYTES), settings.ingest.line_bytes_max)
         self.tailer = Tailer(
-            settings.paths.raw_root, limits, monotonic=clock.monotonic, utc=clock.utc, sources=store.sources()
+            settings.paths.raw_root,
+            limits,
+            monotonic=clock.monotonic,
+            utc=clock.utc,
+            sources=store.sources(settings.retention.source_days),
+            vanished_days=settings.retention.source_days,
+            progress=progress,
         )
         self._parser = Parser(
             store.con,
@@ -90,22 +102,40 @@ class Writer:
             line_bytes_max=settings.ingest.line_bytes_max,
             sample_bytes=SAMPLE_BYTES,
         )
-        self.gold = GoldStore.open(store.con, store.layout.gold_state)
+        self.gold = GoldStore.open(
+            store.con,
+            store.layout.gold_state,
+            published=store.layout.gold,
+            clock=lambda: datetime.fromtimestamp(clock.utc(), UTC),
+        )
         self.relations = SilverRelations(store)
+        self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
         self.masking = Masking(store, is_on=settings.privacy.mask_users, now=clock.now())
         self.masking.note_sources(self.tailer.sources)
         self.totals = Totals()
+        self.pace = Pace(clock.monotonic)
         self._tail_rows = store.tail_rows()
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
         self._gold_is_published = True
 
     @classmethod
-    def open(cls, settings: Settings, metrics: Metrics, *, command: str, clock: Clock | None = None) -> Writer:
-        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError."""
+    def open(
+        cls,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        command: str,
+        clock: Clock | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Writer:
+        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError.
+
+        `progress` is called often while a step takes long, so that slow is not taken for hung.
+        """
         store = Store.open(settings, command=command)
         try:
-            writer = cls(settings, store, metrics, clock or Clock())
+            writer = cls(settings, store, metrics, clock or Clock(), progress)
             writer.prepare_warehouse()
             writer.report_privacy()
         except BaseException as error:
@@ -120,6 +150,12 @@ class Writer:
         """Release the data root. What is committed is durable; what is not is read again next time."""
         self._parser.close()
         self.store.close()
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""
+        if settings.duckdb.memory_limit != self.settings.duckdb.memory_limit:
+            self.store.con.execute(f"SET memory_limit = '{settings.duckdb.memory_limit}'")
+        self.settings = settings
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -196,31 +232,33 @@ class Writer:
         *,
         rebuild: bool = False,
         models: list[str] | None = None,
-        publish_tail: Callable[[], object] | None = None,
+        in_writer: Callable[[Callable[[], Any]], Any] = lambda step: step(),
     ) -> bool:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
-        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
-        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first,
-        by `publish_tail` or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
+        `con` is a cursor of the store that no other thread uses meanwhile; `in_writer` runs a step in the writer's
+        thread, where this is another one. A model that fails is counted and logged, the others are published. Readers
+        must not find in gold what silver does not show yet, so the tail goes first. What could not be swapped in is
+        swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
         was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
-            self.relations,
+            WithSpool(self.relations, self._as_readers_may_see(con, in_writer(self.hosts.count))),
             models,
             on_model=lambda outcome: self.metrics.gold_refreshed(
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
             ),
         )
         self._gold_is_published = was_published and not report.models
-        if self._gold_is_published:
-            return False
-        if self._published_seq < self.store.progress(con).commit_seq:
-            (publish_tail or self.publish)()
-        publish_gold(con, self.store.layout)
-        self._gold_is_published = True
+        if not self._gold_is_published:
+            if self._published_seq < self.store.progress(con).commit_seq:
+                in_writer(self.publish)
+            publish_gold(con, self.store.layout)
+            self._gold_is_published = True
+        asked = {model.name for model in self.gold.models} if models is None else set(models)
+        self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
 
     def storage_bytes(self) -> dict[str, int]:
@@ -236,14 +274,14 @@ class Writer:
             "quarantine": quarantine[0] if quarantine else 0,
         }
 
-    def chunk_counts(self) -> dict[str, int]:
-        """Sealed chunks by dataset."""
-        rows = self.store.con.execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
+    def chunk_counts(self, con: duckdb.DuckDBPyConnection | None = None) -> dict[str, int]:
+        """Sealed chunks by dataset; `con` is another thread's cursor."""
+        rows = (con or self.store.con).execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
         return dict.fromkeys(DATASETS, 0) | dict(rows)
 
-    def hidden_chunks(self) -> int:
-        """Chunks that are hidden from readers and not deleted yet."""
-        row = self.store.con.execute("SELECT count(*) FROM hidden_chunks").fetchone()
+    def hidden_chunks(self, con: duckdb.DuckDBPyConnection | None = None) -> int:
+        """Chunks that are hidden from readers and not deleted yet; `con` is another thread's cursor."""
+        row = (con or self.store.con).execute("SELECT count(*) FROM hidden_chunks").fetchone()
         return int(row[0]) if row else 0
 
     def report_privacy(self) -> None:
@@ -264,6 +302,10 @@ class Writer:
         return write_catalog(self.store.layout, columns, force=force)
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _as_readers_may_see(self, con: duckdb.DuckDBPyConnection, hosts: list[SpoolHost]) -> list[SpoolHost]:
+        names = self.masking.mask_texts(con, [host.host for host in hosts])
+        return [host._replace(host=name) for host, name in zip(hosts, names, strict=True)]
 
     def _gather(self) -> tuple[Batch, list[Rejection]]:
         """Read slices until nothing is ready or the batch is full; each is parsed while the next ones are read."""
@@ -328,6 +370,7 @@ class Writer:
 
     def _count(self, batch: Batch, done: Committed, seconds: float) -> None:
         self.totals.add(batch, done)
+        self.pace.add(done.accepted, batch.bytes)
         self.metrics.batch_committed(
             done.accepted_by_group,
             seconds,

@@ -198,6 +198,10 @@ def test_a_path_that_cannot_be_used_is_refused(tmp_path: Path, path: object) -> 
         ("ingest.batch_events_max", ["0", "1.5", ""]),
         ("ingest.line_bytes_max", ["1023", "1 MB"]),
         ("ingest.flush_seconds", ["-0.1", "61"]),
+        ("compaction.hours", ["", "8-20", "20:00-25:00", "24:30-06:00", "06:00-06:00", "at night"]),
+        ("compaction.ingest_seconds", ["-1", "3601"]),
+        ("retention.silver_days", ["-1", "13", "0.5"]),
+        ("retention.source_days", ["7"]),
         ("metrics.port", ["-1", "65536", "true"]),
         ("metrics.host", ["", "http://x", "a b"]),
         ("privacy.mask_users", ["maybe", "2"]),
@@ -324,4 +328,4 @@ def test_the_documentation_holds_every_key_with_its_default() -> None:
 def test_the_wheel_carries_the_shipped_file() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     forced = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert forced == {"conf/settings.toml": "piper/settings_defaults.toml"}
+    assert forced["conf/settings.toml"] == "piper/settings_defaults.toml"

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from piper.files import FILE_MODE, fsync_path, sql_literal, swap_in
-from piper.gold.store import ALIAS, WATERMARK_TABLE, attach, transaction
+from piper.gold.store import ALIAS, NEW_FILE, WATERMARK_TABLE, attach, transaction
 
 KEPT = frozenset({"event_type", "event_group"})
 """Closed vocabularies."""
@@ -53,7 +53,7 @@ def copy_scrubbed(
     con.execute(f"DETACH DATABASE IF EXISTS {_COPY}")  # of one that failed half way
     for leftover in (copy, copy.with_name(f"{copy.name}.wal")):
         leftover.unlink(missing_ok=True)
-    con.execute(f"ATTACH '{sql_literal(copy)}' AS {_COPY}")
+    con.execute(f"ATTACH '{sql_literal(copy)}' AS {_COPY}{NEW_FILE}")
     try:
         con.execute(f"COPY FROM DATABASE {ALIAS} TO {_COPY}")
     finally:

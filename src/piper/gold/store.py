@@ -7,31 +7,38 @@ watermark; a death at any other moment costs one recomputation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import structlog
 
 from piper.errors import DataRootError
+from piper.files import FILE_MODE
 from piper.gold.models import GoldModel
 
 ALIAS = "gold"
 """The name under which the file is attached to the writer's DuckDB instance."""
 
+NEW_FILE = " (BLOCK_SIZE 16384)"
+"""Every column of a small table takes a block, and each refresh copies the file: the smallest block there is."""
 WATERMARK_TABLE = f"{ALIAS}.main.gold_watermark"
+KEPT_TABLE = f"{ALIAS}.main.gold_kept"
+"""One row once silver was pruned: rows of periods that reach back before its date can never be computed again."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Watermark:
-    """Up to which silver commit a table is complete, and by which definition it was computed."""
+    """Up to which silver commit a table is complete, when (naive UTC) and by which definition it was computed."""
 
     through_seq: int
+    refreshed_at: datetime
     definition: str
 
 
@@ -54,7 +61,8 @@ def attach(con: duckdb.DuckDBPyConnection, path: Path) -> None:
         _set_aside(path, damage)
     quoted = str(path).replace("'", "''")
     try:
-        con.execute(f"ATTACH '{quoted}' AS {ALIAS}")
+        con.execute(f"ATTACH '{quoted}' AS {ALIAS}{'' if path.exists() else NEW_FILE}")
+        path.chmod(FILE_MODE)
     except duckdb.IOException as error:
         raise _unusable(path, error) from error
 
@@ -69,27 +77,112 @@ def create_tables(con: duckdb.DuckDBPyConnection, models: Sequence[GoldModel]) -
             f"CREATE TABLE IF NOT EXISTS {WATERMARK_TABLE} "
             "(model VARCHAR, through_seq BIGINT, refreshed_at_utc TIMESTAMP, definition VARCHAR)"
         )
+        con.execute(f"CREATE TABLE IF NOT EXISTS {KEPT_TABLE} (before DATE)")
         for model in models:
             con.execute(f"CREATE TABLE IF NOT EXISTS {table_of(model)} ({_column_list(model)})")
 
 
-def recreate_table(con: duckdb.DuckDBPyConnection, model: GoldModel) -> None:
-    """Replace the model's table by an empty one of its present columns, inside the caller's transaction."""
+def recreate_table(con: duckdb.DuckDBPyConnection, model: GoldModel, keep_before: date | None) -> None:
+    """Replace the model's table by one of its present columns, inside the caller's transaction.
+
+    It is empty but for the rows of periods before `keep_before`, in the columns that they have in common.
+    """
+    kept = None
+    if keep_before is not None:
+        where = f'"{model.period_column}" < ?'
+        kept = con.execute(f"SELECT * FROM {table_of(model)} WHERE {where}", [keep_before]).to_arrow_table()
     con.execute(f"CREATE OR REPLACE TABLE {table_of(model)} ({_column_list(model)})")
+    if kept is not None:
+        _insert_kept(con, model, kept)
+
+
+def _insert_kept(con: duckdb.DuckDBPyConnection, model: GoldModel, kept: pa.Table) -> None:
+    common = [column.name for column in model.columns if column.name in kept.column_names]
+    con.register("kept_rows", kept.select(common))
+    try:
+        con.execute(f"INSERT INTO {table_of(model)} BY NAME SELECT * FROM kept_rows")
+    finally:
+        con.unregister("kept_rows")
+
+
+def read_kept_before(con: duckdb.DuckDBPyConnection) -> date | None:
+    """Give the first date that silver still holds whole; None when it was never pruned."""
+    row = con.execute(f"SELECT max(before) FROM {KEPT_TABLE}").fetchone()
+    return row[0] if row else None
+
+
+def write_kept_before(con: duckdb.DuckDBPyConnection, before: date) -> None:
+    """Record, inside the caller's transaction, that silver gives up what is before this date. It never goes back."""
+    con.execute(f"INSERT INTO {KEPT_TABLE} VALUES (?)", [before])
+    con.execute(f"DELETE FROM {KEPT_TABLE} WHERE before < (SELECT max(before) FROM {KEPT_TABLE})")
+
+
+FirstPeriod = Callable[[GoldModel, date], date | None]
+"""Gives the first period of a model that is computed, where silver is whole from a date on; None: it keeps none."""
+
+
+def adopt_kept(
+    con: duckdb.DuckDBPyConnection, models: Sequence[GoldModel], published: Path, first_period: FirstPeriod
+) -> None:
+    """Fetch the rows that silver can no longer give from the published copy, when the gold database was lost.
+
+    Does nothing when this database knows of them, or there is no readable copy that does.
+    """
+    if read_kept_before(con) is not None or not published.exists():
+        return
+    try:
+        found = _read_kept(published, models, first_period)
+    except duckdb.Error as error:
+        _log.warning("kept_gold_not_readable", path=str(published), error=str(error))
+        return
+    if found is None:
+        return
+    before, tables = found
+    with transaction(con):
+        write_kept_before(con, before)
+        for model in models:
+            if model.name in tables:
+                where = f'"{model.period_column}" < ?'
+                con.execute(f"DELETE FROM {table_of(model)} WHERE {where}", [first_period(model, before)])
+                _insert_kept(con, model, tables[model.name])
+    _log.warning("kept_gold_adopted", path=str(published), before=before.isoformat())
+
+
+def _read_kept(
+    published: Path, models: Sequence[GoldModel], first_period: FirstPeriod
+) -> tuple[date, dict[str, pa.Table]] | None:
+    """Read them by a DuckDB of its own, which may fail. None: silver was never pruned, as far as this file knows."""
+    quoted = str(published).replace("'", "''")
+    with duckdb.connect() as probe:
+        probe.execute(f"ATTACH '{quoted}' AS published (READ_ONLY)")
+        rows = probe.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'published'").fetchall()
+        names = {name for (name,) in rows}
+        if "gold_kept" not in names:
+            return None
+        row = probe.execute("SELECT max(before) FROM published.main.gold_kept").fetchone()
+        if row is None or row[0] is None:
+            return None
+        before: date = row[0]
+        tables = {}
+        for model in models:
+            if model.name in names and first_period(model, before) is not None:
+                select = f"""SELECT * FROM published.main.{model.name} WHERE "{model.period_column}" < ?"""
+                tables[model.name] = probe.execute(select, [first_period(model, before)]).to_arrow_table()
+        return before, tables
 
 
 def read_watermarks(con: duckdb.DuckDBPyConnection) -> dict[str, Watermark]:
     """Give the watermark of every model that was ever computed."""
-    rows = con.execute(f"SELECT model, through_seq, definition FROM {WATERMARK_TABLE}").fetchall()
-    return {model: Watermark(through_seq, definition) for model, through_seq, definition in rows}
+    rows = con.execute(f"SELECT model, through_seq, refreshed_at_utc, definition FROM {WATERMARK_TABLE}").fetchall()
+    return {model: Watermark(*mark) for model, *mark in rows}
 
 
-def write_watermark(con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime) -> None:
-    """Record that the model's table is complete up to this commit, inside the caller's transaction."""
-    con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [model.name])
+def write_watermark(con: duckdb.DuckDBPyConnection, name: str, mark: Watermark) -> None:
+    """Record how far the model's table is complete, inside the caller's transaction."""
+    con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [name])
     con.execute(
         f"INSERT INTO {WATERMARK_TABLE} VALUES (?, ?, ?, ?)",
-        [model.name, through_seq, now_utc.replace(tzinfo=None), model.definition],
+        [name, mark.through_seq, mark.refreshed_at, mark.definition],
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import date
 from typing import Any, Protocol
 
 import anyio
@@ -16,6 +18,7 @@ import anyio.to_thread
 import duckdb
 
 from piper import __version__
+from piper.compaction import CompactionRun
 from piper.errors import PiperError
 from piper.gold.models import load_models
 from piper.layout import Layout
@@ -23,17 +26,24 @@ from piper.ops.control import Handler, Progress
 from piper.ops.health import Health
 from piper.ops.jobs import Jobs, refused
 from piper.ops.status import collect_status
+from piper.reload import Reloader
+from piper.retention import prune as prune_due
+from piper.settings import Settings
+from piper.upkeep import Upkeep
 from piper.writer import Writer
 
 
 class Running(Protocol):
     """What handlers see of the daemon."""
 
+    settings: Settings
     layout: Layout
     health: Health
     started_at: float
     jobs: Jobs
     gold_lock: anyio.Lock
+    reloader: Reloader
+    upkeep: Upkeep
 
     @property
     def writer(self) -> Writer | None:
@@ -52,7 +62,16 @@ def control_handlers(daemon: Running) -> Mapping[str, Handler]:
     async def materialize(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return await _materialize(daemon, args.get("model"), progress)
 
-    return {"status": status, "materialize": materialize}
+    async def reload(_args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        return (await daemon.reloader.reload()).as_json()
+
+    async def compact(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        return await _compact(daemon, args, progress)
+
+    async def prune(args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        return await _prune(daemon, dry_run=bool(args.get("dry_run")))
+
+    return {"status": status, "materialize": materialize, "reload": reload, "compact": compact, "prune": prune}
 
 
 async def _status(daemon: Running) -> dict[str, Any]:
@@ -85,3 +104,28 @@ async def _materialize(daemon: Running, model: str | None, progress: Progress) -
         except (duckdb.Error, OSError) as error:
             raise refused(error) from error
     return {"models": [model] if model else known, "catalog": str(daemon.layout.catalog)}
+
+
+async def _compact(daemon: Running, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Merge the chunks of these days, piece by piece between the daemon's own duties."""
+    run = CompactionRun(_day(args, "start"), _day(args, "end") or date.max)
+    await daemon.upkeep.do(run.plan)
+    if not args.get("dry_run"):
+        while await daemon.upkeep.do(run.step):
+            await progress({"done": run.done.bytes_before, "total": run.planned.bytes_before})
+    return run.summary(dry_run=bool(args.get("dry_run")))
+
+
+async def _prune(daemon: Running, *, dry_run: bool) -> dict[str, Any]:
+    retention = daemon.settings.retention
+    done = await daemon.upkeep.do(lambda hands: prune_due(hands, retention, dry_run=dry_run), gold_rests=True)
+    return {kind: asdict(pruned) for kind, pruned in done.items()}
+
+
+def _day(args: Mapping[str, Any], name: str) -> date | None:
+    """A date of the request."""
+    value = args.get(name)
+    try:
+        return date.fromisoformat(value) if value is not None else None
+    except (TypeError, ValueError):
+        raise PiperError(f"{name} is no date: {value!r}", hint="Write it as 2026-11-22.") from None

@@ -219,7 +219,8 @@ def note_changed(con: duckdb.DuckDBPyConnection, changed: Mapping[date, tuple[in
             [commit_seq],
         )
         con.execute(
-            """INSERT INTO dates SELECT event_date, ?, quarantined_lines, duplicate_events
+            """INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
+            SELECT event_date, ?, quarantined_lines, duplicate_events
             FROM changed_dates ANTI JOIN dates USING (event_date)""",
             [commit_seq],
         )

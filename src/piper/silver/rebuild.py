@@ -224,7 +224,7 @@ def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummar
         summary.chunks, summary.damaged_chunks = len(found.chunks), found.damaged
         _write_counts(con, summary, sealed_through)
         con.execute("UPDATE progress SET rewritten_through = ?", [rows.last_rewrite])
-        _remove_gold(layout)
+        _reset_gold(layout)
         schema.mark_finished(con)
         failpoint("rebuild.filled")
         con.execute("COMMIT")
@@ -243,7 +243,7 @@ def _last_name(layout: Layout) -> int:
 def _write_counts(con: duckdb.DuckDBPyConnection, summary: RebuildSummary, sealed_through: int) -> None:
     """What is counted: a row for every date, all of them news to gold, and the progress row."""
     con.execute(
-        """INSERT INTO dates
+        """INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
         SELECT event_date, ?, sum(lines)::BIGINT, 0
         FROM (
             SELECT event_date, 0 AS lines FROM chunks
@@ -263,7 +263,27 @@ def _write_counts(con: duckdb.DuckDBPyConnection, summary: RebuildSummary, seale
     )  # fmt: skip
 
 
-def _remove_gold(layout: Layout) -> None:
-    """Its watermarks count the commits of the old manifest; it is derived, and the next refresh fills a new one."""
-    for path in (layout.gold_state, log_of(layout.gold_state)):
-        path.unlink(missing_ok=True)
+def _reset_gold(layout: Layout) -> None:
+    """Have the next refresh compute gold anew: its watermarks count the commits of the old manifest.
+
+    Gold is derived and its file removed, but for one that holds the history of dates which silver was pruned of: that
+    one only forgets its watermarks. (Its tables are described in gold/store.py, which this package cannot import.)
+    """
+    if not _forgot_watermarks(layout.gold_state):
+        for path in (layout.gold_state, log_of(layout.gold_state)):
+            path.unlink(missing_ok=True)
+
+
+def _forgot_watermarks(gold: Path) -> bool:
+    """False when there is no gold, none that can be read, or none that holds more than silver can give."""
+    if not gold.exists():
+        return False
+    try:
+        with duckdb.connect(str(gold)) as con:
+            is_kept = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'gold_kept'").fetchone()
+            if not is_kept or con.execute("SELECT 1 FROM gold_kept").fetchone() is None:
+                return False
+            con.execute("DELETE FROM gold_watermark")
+    except duckdb.Error:  # damaged: the published copy has that history (gold.store.adopt_kept)
+        return False
+    return True

@@ -125,11 +125,16 @@ class Rewrite:
         path = str(PurePosixPath(partition.directory, f"{self.staged.name}-{len(self.chunks)}.parquet"))
         file = self.staged / staged_name(path)
         about = json.dumps({"number": self.number, "through": self.through, "replaces": old})
-        count = con.execute(
-            f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
-            TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
-                KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
-        ).fetchone()
+        try:
+            count = con.execute(
+                f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
+                TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                    KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
+            ).fetchone()
+        except BaseException:
+            for leftover in self.staged.glob(f"*{file.name}"):  # COPY begins under another name; nothing may reveal it
+                leftover.unlink()
+            raise
         self.replaced += [(partition.dataset, name) for name in old]
         if not count or not count[0]:
             file.unlink()
@@ -154,10 +159,10 @@ class Rewrite:
     ) -> int:
         """Make it durable and reveal it; readers switch with the next published tail. Returns the commit's number.
 
-        In the writer's thread, on the store's own connection, outside a transaction. `changed`: dates that gold must
-        look at again. `also` adds to the transaction (it gets the connection and the commit's number). Raises
-        PiperError, having changed nothing, when a chunk that was to give way is no longer there. After any other error
-        the store must be opened anew.
+        In the writer's thread, on the store's own connection, outside a transaction. `changed`: dates whose rows are
+        not what they were, which gold computes anew. `also` adds to the transaction (it gets the connection and the
+        commit's number). Raises PiperError, having changed nothing, when a chunk that was to give way is no longer
+        there. After any other error the store must be opened anew.
         """
         con, seq = self.store.con, self.store.progress().commit_seq + 1
         fsync_path(self.staged)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,11 +135,24 @@ class Store:
         row = self.con.execute("SELECT count(*) FROM events_tail").fetchone()
         return int(row[0]) if row else 0
 
-    def sources(self) -> list[Source]:
-        """Every spool file that has a state, oldest first; forgets those that vanished long ago."""
-        self.con.execute(
-            "DELETE FROM sources WHERE vanished AND updated_at_utc < ?", [utc_now() - timedelta(days=VANISHED_DAYS)]
-        )
+    def forgettable_sources(self, vanished_days: int, con: duckdb.DuckDBPyConnection) -> int:
+        """How many spool files vanished so long ago."""
+        before = utc_now() - timedelta(days=vanished_days)
+        row = con.execute("SELECT count(*) FROM sources WHERE vanished AND updated_at_utc < ?", [before]).fetchone()
+        return int(row[0]) if row else 0
+
+    def forget_sources(self, vanished_days: int) -> None:
+        """Drop the state of spool files that vanished so long ago."""
+        before = utc_now() - timedelta(days=vanished_days)
+        self.con.execute("DELETE FROM sources WHERE vanished AND updated_at_utc < ?", [before])
+
+    def forget_quarantine_files(self, before: date) -> None:
+        """Drop what is known of the quarantine files of days before this one; they are deleted."""
+        self.con.execute("DELETE FROM quarantine_files WHERE quarantine_date < ?", [before])
+
+    def sources(self, vanished_days: int = VANISHED_DAYS) -> list[Source]:
+        """Every spool file that has a state, oldest first; forgets those that vanished so long ago."""
+        self.forget_sources(vanished_days)
         rows = self.con.execute(
             "SELECT source_id, path, device, inode, read_offset, lines, head, head_bytes, guard, guard_bytes, size,"
             " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
