@@ -18,7 +18,6 @@ from typing import Any
 import duckdb
 
 from piper.events.parse import Lines, Parser, split
-from piper.events.privacy import load_key
 from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
@@ -31,6 +30,7 @@ from piper.settings import Settings
 from piper.silver.commit import Committed, commit
 from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
+from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store, explain
 from piper.spool.hosts import SpoolHosts
@@ -96,13 +96,11 @@ class Writer:
             vanished_days=settings.retention.source_days,
             progress=progress,
         )
-        mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
         self._parser = Parser(
             store.con,
             [store.cursor() for _ in range(settings.duckdb.threads or os.cpu_count() or 1)],
             line_bytes_max=settings.ingest.line_bytes_max,
             sample_bytes=SAMPLE_BYTES,
-            mask_key=mask_key,
         )
         self.gold = GoldStore.open(
             store.con,
@@ -112,6 +110,8 @@ class Writer:
         )
         self.relations = SilverRelations(store)
         self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
+        self.masking = Masking(store, is_on=settings.privacy.mask_users, now=clock.now())
+        self.masking.note_sources(self.tailer.sources)
         self.totals = Totals()
         self.pace = Pace(clock.monotonic)
         self._tail_rows = store.tail_rows()
@@ -137,6 +137,7 @@ class Writer:
         try:
             writer = cls(settings, store, metrics, clock or Clock(), progress)
             writer.prepare_warehouse()
+            writer.report_privacy()
         except BaseException as error:
             store.close()
             problem = explain(error, store.layout) if isinstance(error, (duckdb.Error, OSError)) else None
@@ -162,6 +163,8 @@ class Writer:
         """Walk the whole spool."""
         started = time.perf_counter()
         scan = self.tailer.scan()
+        if self.tailer.observed.discovered:
+            self.masking.note_sources(self.tailer.sources)
         self.metrics.scan_finished(
             len(scan.files), time.perf_counter() - started, discovered=self.tailer.observed.discovered
         )
@@ -281,6 +284,10 @@ class Writer:
         row = (con or self.store.con).execute("SELECT count(*) FROM hidden_chunks").fetchone()
         return int(row[0]) if row else 0
 
+    def report_privacy(self) -> None:
+        """Tell the metrics whether history has the form that `privacy.mask_users` asks for."""
+        self.metrics.privacy(is_pending=not self.masking.state.is_done)
+
     def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
         """Make every file that the views name, then the catalog where it is missing or of another version."""
         layout = self.store.layout
@@ -316,6 +323,7 @@ class Writer:
         rejections += [rejection_of(skip) for skip in batch.skips]
         if batch.lines:
             self._parser.finish()
+            self.masking.look(batch.checkpoints)
             self.metrics.batch_read(batch.bytes, batch.lines, read_seconds)
             self.metrics.batch_parsed(batch.lines, len(rejections), time.perf_counter() - started)
         return batch, rejections
@@ -336,7 +344,15 @@ class Writer:
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
-            done = commit(self.store, batch, rejections, now=self.clock.now(), seal=seal, fresh_rows=batch.lines > 0)
+            done = commit(
+                self.store,
+                batch,
+                rejections,
+                now=self.clock.now(),
+                seal=seal,
+                fresh_rows=batch.lines > 0,
+                projection=self.masking.projection_sql,
+            )
         except BaseException:
             self.tailer.abandon(batch)
             raise

@@ -72,7 +72,7 @@ def test_ingest_accounts_for_every_line_and_reads_nothing_twice(place: Place) ->
     written = place.simulate(3000, days=2)
     summary = place.json("ingest")
     assert summary["running"] is False
-    assert summary["files"] == written.files
+    assert summary["files"] == sum(path.stat().st_size > 0 for path in place.raw.rglob("*.jsonl"))
     assert summary["bytes"] == written.bytes
     assert summary["accepted"] == written.valid == count(place, "silver_events")
     assert summary["duplicates"] == written.duplicates

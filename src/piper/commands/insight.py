@@ -1,4 +1,4 @@
-"""Commands that tell where the warehouse stands: status, doctor."""
+"""Commands that tell where the warehouse stands: status, healthcheck, doctor."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piper.commands.context import JsonOption, settings_of
-from piper.errors import PiperError
+from piper.commands.context import JsonOption, globals_of, say, settings_of
+from piper.errors import EX_FAILURE, PiperError
 from piper.exits import UsageError, print_json
 
 if TYPE_CHECKING:
@@ -108,6 +109,16 @@ def _display(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         return
     with Live(console=out, auto_refresh=False) as live:
         yield lambda found: live.update(drawn(found), refresh=True)
+
+
+def healthcheck(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Ask the running piperd whether its loops turn, for Docker and other supervisors. Exit 0 alive, 1 not."""
+    from piper.ops.healthcheck import ask_health
+
+    found = ask_health(globals_of(ctx).load().settings)
+    print_json(asdict(found)) if as_json else say(str(found))
+    if not found.alive:
+        raise typer.Exit(EX_FAILURE)
 
 
 def doctor(

@@ -77,7 +77,7 @@ DATASETS: Final = (
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
 PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
-DUTIES: Final = ("forget", "compact", "prune")
+DUTIES: Final = ("forget", "mask", "clean", "compact", "prune")
 
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GOLD_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -159,6 +159,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     _histogram("piper_upkeep_duration_seconds", "seconds",
                "Duration of a background step that found something to do", _GOLD_BUCKETS, duty=DUTIES),
     _counter("piper_upkeep_errors_total", "steps", "Background steps that failed; they are tried again", duty=DUTIES),
+    _gauge("piper_privacy_rewrite_pending", "0 or 1",
+           "1 while older rows, or files that readers mount, do not have the form that privacy.mask_users asks for"),
     _gauge("piper_storage_bytes", "bytes", "Disk space that piper's files use", kind=STORAGE_KINDS),
     _gauge("piper_disk_free_bytes", "bytes", "Free space on the disk of the data root"),
     _gauge("piper_disk_size_bytes", "bytes", "Size of the disk of the data root"),
@@ -447,6 +449,12 @@ class Metrics:
         """Readers find every commit in `models` (of `GOLD_MODELS`), but for a pause; said again without news."""
         for model in models:
             self._gauge("piper_gold_current_timestamp_seconds", model).set(self._clock())
+
+    # --- privacy ---
+
+    def privacy(self, *, is_pending: bool) -> None:
+        """Whether what readers mount still holds the form that `privacy.mask_users` does not ask for."""
+        self._gauge("piper_privacy_rewrite_pending").set(is_pending)
 
     # --- the machine ---
 
