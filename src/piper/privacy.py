@@ -204,8 +204,8 @@ def _stage_partition(hands: Hands, rewrite: Rewrite, partition: Partition, wante
 def _groups(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[tuple[list[str], int]]:
     """Chunks that become one, and how many rows they have; no group grows beyond what compaction would make."""
     sizes = con.execute(
-        "SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))"
-        " ORDER BY path",
+        "SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks"
+        " WHERE path IN (SELECT unnest(?::VARCHAR[])) ORDER BY path",
         [paths],
     ).fetchall()
     groups: list[tuple[list[str], int]] = []

@@ -1,4 +1,4 @@
-"""A restore, by the runbook: a data root that was copied while piperd wrote it, without its state, and `piper rebuild`."""
+"""A restore, by the runbook: a data root copied while piperd wrote it, without its state, and `piper rebuild`."""
 
 from __future__ import annotations
 
