@@ -66,7 +66,7 @@ def after_a_pass(hands: Hands, settings: Settings) -> Compacted:
         except MergeError as error:
             hands.writer.metrics.upkeep_failed("compact", error=error.message)
             continue  # it has put that partition off
-        if not merged.partitions:
+        if not merged.merges:
             break
         done += merged
     return done

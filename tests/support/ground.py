@@ -65,8 +65,8 @@ class Ground:
     def layout(self) -> Layout:
         return Layout.of(self.settings)
 
-    def simulate(self, events: int) -> None:
-        """Append new files with so many events, and some repeated and some broken lines."""
+    def simulate(self, events: int, *, days: int = 2) -> None:
+        """Append new files with so many events of the last days, and some repeated and some broken lines."""
         self._seed += 1
         done = simulate(
             SimulateOptions(
@@ -75,7 +75,7 @@ class Ground:
                 users=1,
                 rate=0,
                 events=events,
-                days=2,
+                days=days,
                 seed=self._seed,
                 malformed_ratio=0.02,
                 duplicate_ratio=0.02,
@@ -117,6 +117,19 @@ class Ground:
             env=env, cwd=self.raw.parent, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+
+    def piper_json(self, *arguments: str, **environment: str) -> dict[str, Any]:
+        """What `piper … --json` says over this data root."""
+        source = str(Path(piper.__file__).parents[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "piper", *arguments, "--json"],
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": source, **self.environment, **environment},
+            cwd=self.raw.parent, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr + done.stdout
+        answer = json.loads(done.stdout)
+        assert isinstance(answer, dict)
+        return answer
 
     # ---- what readers see ------------------------------------------------------------------------------------------
 
