@@ -10,8 +10,9 @@ from typing import NoReturn
 
 import typer
 
+from piper.commands import catalog as catalog_commands
 from piper.commands import config as config_commands
-from piper.commands import demo, insight, upkeep, warehouse
+from piper.commands import demo, insight, quarantine, reading, service, upkeep, warehouse
 from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
 from piper.errors import EX_USAGE
 from piper.exits import run
@@ -46,10 +47,28 @@ app.command()(warehouse.materialize)
 app.command()(upkeep.compact)
 app.command()(upkeep.prune)
 app.command()(insight.status)
+app.command()(insight.healthcheck)
 app.command()(insight.doctor)
+app.command()(reading.tail)
+app.command()(reading.query)
+app.command()(reading.sql)
 app.command()(warehouse.rebuild)
+app.command()(service.reload)
+app.command()(service.install_units)
 app.command()(demo.simulate)
 app.command()(demo.demo)
+
+quarantine_app = typer.Typer(help="Lines that are no events: which, why, and where they came from.")
+quarantine_app.command("list")(quarantine.list_)
+quarantine_app.command("show")(quarantine.show)
+quarantine_app.command("stats")(quarantine.stats)
+app.add_typer(quarantine_app, name="quarantine")
+
+catalog_app = typer.Typer(help="What there is to query: gold models, silver views, metrics; grain, columns, units.")
+catalog_app.callback(invoke_without_command=True)(catalog_commands.catalog)
+catalog_app.command("list")(catalog_commands.list_)
+catalog_app.command("show")(catalog_commands.show)
+app.add_typer(catalog_app, name="catalog")
 
 config_app = typer.Typer(help="Settings: what is in force, and where each value came from.")
 config_app.command("show")(config_commands.show)
@@ -66,7 +85,7 @@ def piperd(
     """The telemetry daemon: tails the spool and keeps the warehouse up to date until SIGTERM or SIGINT."""
     from piper.daemon import run as run_daemon
 
-    raise typer.Exit(run_daemon(Globals(config, data_root, raw_root).load().settings))
+    raise typer.Exit(run_daemon(Globals(config, data_root, raw_root).load))
 
 
 # ---- the way in and out ----------------------------------------------------------------------------------------------

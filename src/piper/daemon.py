@@ -10,6 +10,7 @@ works: metrics and health answer all the while, `/readyz` says why. Only errors 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
@@ -28,6 +29,7 @@ import structlog
 from piper import __version__
 from piper.duties import daemon_duties
 from piper.errors import DataRootError, PiperError
+from piper.failpoints import failpoint
 from piper.files import ensure_writable
 from piper.gold.models import load_models
 from piper.layout import Layout
@@ -37,9 +39,12 @@ from piper.ops.handlers import control_handlers
 from piper.ops.health import Health
 from piper.ops.http import MetricsServer
 from piper.ops.jobs import Jobs
-from piper.ops.logging import RunLog, close_run_log, configure_logging
+from piper.ops.logging import RunLog, close_run_log, configure_logging, set_level
 from piper.ops.metrics import Metrics
-from piper.settings import Settings
+from piper.ops.systemd import Notifier, describe, pulse
+from piper.publish.snapshots import drop_generations
+from piper.reload import Reloader
+from piper.settings import LoadedSettings, Settings
 from piper.spool.watch import changed_paths
 from piper.upkeep import Upkeep
 from piper.writer import Writer
@@ -62,13 +67,18 @@ T = TypeVar("T")
 _log = structlog.get_logger(component="daemon")
 
 
-def run(settings: Settings) -> int:
-    """Run piperd until a signal ends it; returns the exit code. Raises PiperError when it cannot start."""
+def run(load: Callable[[], LoadedSettings]) -> int:
+    """Run piperd until a signal ends it; returns the exit code. Raises PiperError when it cannot start.
+
+    `load` reads the settings; it is asked again at every reload.
+    """
+    faulthandler.enable()  # a watchdog that kills a hung process leaves every thread's stack in the log
+    settings = load().settings
     layout = Layout.of(settings)
     ensure_writable(layout.data_root, "data root")
     configure_logging(settings.logging.level, settings.logging.format, RunLog(layout.data_root, "piperd"))
     try:
-        return anyio.run(Daemon(settings).main)
+        return anyio.run(Daemon(settings, load).main)
     except BaseExceptionGroup as group:
         raise _only_error(group) from group
     finally:
@@ -87,7 +97,7 @@ def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 class Daemon:
     """One run of piperd."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], LoadedSettings]) -> None:
         self.settings = settings
         self.layout = Layout.of(settings)
         self.metrics = Metrics()
@@ -114,11 +124,14 @@ class Daemon:
         self._rescan = False
         self._spool_error: str | None = None
         self._wake = anyio.Event()
+        self._gold_wake = anyio.Event()
         self._stopping = anyio.Event()
         self._caught_up = anyio.Event()
         """The ingest loop had nothing to do for the first time."""
         self._next_scan = self._next_rescan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
         self._scan_seconds = 0.0
+        self._notifier = Notifier()
+        self.reloader = Reloader(load, self, self._notifier)
 
     async def main(self) -> int:
         """Start, run until a signal, stop in order."""
@@ -133,12 +146,15 @@ class Daemon:
             )
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._watch_signals)
+                tasks.start_soon(pulse, self._notifier, self.health, self._describe)
                 await self._in_thread(self._open)
+                tasks.start_soon(self.reloader.serve)
                 tasks.start_soon(self._gold_loop)
                 tasks.start_soon(self.upkeep.run)
                 if wants_file_events(self.settings.watch.mode, self.settings.paths.raw_root):
                     tasks.start_soon(self._watch_spool)
                 await tasks.start(serve_control, self.layout.control_socket, control_handlers(self))
+                self._notifier.ready()
                 await self._ingest_loop()
                 with anyio.CancelScope(shield=True):
                     await self._stop()
@@ -151,8 +167,7 @@ class Daemon:
     async def _ingest_loop(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            self.health.beat("ingest")
-            self.health.beat("publish")
+            self._beat()
             try:
                 idle_seconds = await self._in_thread(self._turn)
                 failures = 0
@@ -162,7 +177,13 @@ class Daemon:
                 continue
             if idle_seconds > 0:
                 self._caught_up.set()
+                self._beat(rest_seconds=idle_seconds + self.settings.ingest.flush_seconds)
                 await self._rest(idle_seconds)
+
+    def _beat(self, rest_seconds: float = 0.0) -> None:
+        """Ingest and publishing go forward, or rest for so long."""
+        self.health.beat("ingest", rest_seconds=rest_seconds)
+        self.health.beat("publish", rest_seconds=rest_seconds)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep until something happens or is due; then let a micro-batch gather for flush_seconds."""
@@ -177,6 +198,7 @@ class Daemon:
         """One step in the writer's thread; returns for how long there is nothing to do, in seconds."""
         writer = self.writer
         assert writer is not None
+        failpoint("daemon.turn")
         self.jobs.run_all(writer)
         self._look(writer)
         if writer.tail_is_old and not writer.tailer.ready:
@@ -243,14 +265,21 @@ class Daemon:
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
         self.metrics.hidden_chunks(writer.hidden_chunks())
+        drop_generations(self.layout)  # also when nothing new is published: they may show what was masked since
         usage = shutil.disk_usage(self.layout.data_root)
         self.metrics.disk(usage.free, usage.total)
+        if self.layout.state.stat().st_dev != self.layout.data_root.stat().st_dev:
+            usage = shutil.disk_usage(self.layout.state)
+            self.metrics.state_disk(usage.free, usage.total)
 
     # ---- opening, failing, stopping ------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        writer = Writer.open(self.settings, self.metrics, command="piperd")
+        settings = self.settings
+        writer = Writer.open(settings, self.metrics, command="piperd", progress=self._beat)
         self.writer = writer
+        if self.settings is not settings:  # reloaded while it was opened
+            writer.adopt(self.settings)
         self._gold_cursor = writer.store.cursor()
         self.upkeep.open(writer)
         self.metrics.chunks_counted(writer.chunk_counts())
@@ -278,8 +307,8 @@ class Daemon:
         async with self.upkeep.halted(), self.gold_lock:
             await self._in_thread(self._close)
             while not self._stopping.is_set():
-                self.health.beat("ingest")
                 pause = min(RETRY_SECONDS_MAX, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.7, 1.3)  # noqa: S311
+                self._beat(rest_seconds=pause)
                 with anyio.move_on_after(pause):
                     await self._stopping.wait()
                 try:
@@ -293,6 +322,7 @@ class Daemon:
 
     async def _stop(self) -> None:
         _log.info("stopping")
+        self._notifier.stopping(STOP_SECONDS + 3.0)
         self.health.ended("gold")
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
@@ -341,15 +371,19 @@ class Daemon:
     # ---- the other tasks -----------------------------------------------------------------------------------------
 
     async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
+                if number == signal.SIGHUP:
+                    self.reloader.ask()
+                    continue
                 if self._stopping.is_set():
                     _log.warning("ended_by_second_signal", signal=signal.Signals(number).name)
                     os._exit(128 + number)
                 _log.info("signal", signal=signal.Signals(number).name)
                 self._stopping.set()
                 self._wake.set()
+                self._gold_wake.set()
                 threading.Thread(target=_end_late, daemon=True).start()
 
     async def _watch_spool(self) -> None:
@@ -362,24 +396,26 @@ class Daemon:
         with anyio.move_on_after(self.settings.gold.refresh_seconds):
             await self._caught_up.wait()  # so that the first refresh has something to show
         while not self._stopping.is_set():
-            self.health.beat("gold")
             async with self.gold_lock:
                 await self.refresh_gold()
             with anyio.move_on_after(self.settings.gold.refresh_seconds):
-                await self._stopping.wait()
+                await self._gold_wake.wait()
+                if not self._stopping.is_set():
+                    self._gold_wake = anyio.Event()
 
     async def refresh_gold(self, *, rebuild: bool = False, models: list[str] | None = None) -> bool:
         """Bring gold up to date, with `gold_lock` held; returns whether anything was written."""
         writer, cursor = self.writer, self._gold_cursor
         if writer is None or cursor is None:
             return False
+        self.health.beat("gold")  # watched while it works: neither a rest nor a wait for the lock is a hang
         try:
             return await anyio.to_thread.run_sync(
                 lambda: writer.refresh_gold(
                     cursor,
                     rebuild=rebuild,
                     models=models,
-                    publish_tail=lambda: anyio.from_thread.run(self._in_thread, writer.publish),
+                    in_writer=lambda step: anyio.from_thread.run(self._in_thread, step),
                 )
             )
         except duckdb.InterruptException:
@@ -389,8 +425,31 @@ class Daemon:
             for model in load_models():
                 self.metrics.gold_refreshed(model.name, 0.0, ok=False, error=str(error))
             return False
+        finally:
+            self.health.ended("gold")
 
     # ---- control -------------------------------------------------------------------------------------------------
+
+    async def take_over(self, settings: Settings) -> None:
+        """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Raises PiperError, nothing changed."""
+        before, self.settings = self.settings, settings
+
+        def adopt(writer: Writer) -> None:
+            writer.adopt(settings)
+            self._next_poll = self._next_publish = 0.0
+
+        try:
+            if self.writer is not None:
+                await self.jobs.do(adopt)
+        except PiperError:
+            if self.writer is not None:  # else the data root is being opened anew, with the new settings
+                self.settings = before
+                raise
+        set_level(settings.logging.level)
+        self._gold_wake.set()
+
+    def _describe(self) -> str:
+        return describe(self.health, self.metrics.registry)
 
     def _why_no_job(self) -> PiperError | None:
         if self._stopping.is_set():

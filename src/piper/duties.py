@@ -7,12 +7,14 @@ import time
 from piper.compaction import Compacted, Compaction, MergeError
 from piper.errors import PiperError
 from piper.hours import Hours
+from piper.privacy import clean_up, rewrite_history
 from piper.retention import prune
 from piper.settings import Settings
 from piper.silver.rewrite import delete_hidden, forget_deleted
 from piper.upkeep import Duty, Hands
 
 FORGET_SECONDS = 60.0
+PRIVACY_SECONDS = 5.0
 FORGET_CHUNKS_MAX = 500
 """Deleted a step: no gold refresh can begin before it ends."""
 PRUNE_SECONDS = 3600.0
@@ -27,6 +29,8 @@ def daemon_duties(settings: Settings) -> tuple[Duty, ...]:
 
     return (
         Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),
+        Duty("mask", PRIVACY_SECONDS, rewrite_history),
+        Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
         Duty("prune", PRUNE_SECONDS, prune_all, gold_rests=True, yields=False),
         Duty("compact", COMPACT_SECONDS, Compaction(Hours.parse(settings.compaction.hours)).step),
     )

@@ -44,7 +44,7 @@ def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _nobody_reads()
     except Exception as error:
-        if _is_interrupt(error):
+        if is_interrupt(error):
             return EX_INTERRUPTED
         shown = _as_piper_error(error)
         if shown is None:
@@ -104,7 +104,7 @@ def _database_error(error: Exception, *, out_of_memory: bool) -> PiperError:
     return PiperError(f"the database refused: {text}", hint=hint)
 
 
-def _is_interrupt(error: Exception) -> bool:
+def is_interrupt(error: Exception) -> bool:
     """DuckDB turns Ctrl-C during a query into errors of its own."""
     duckdb = sys.modules.get("duckdb")
     if duckdb is not None and isinstance(error, duckdb.InterruptException):

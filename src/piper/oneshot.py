@@ -19,6 +19,7 @@ from piper.duties import after_a_pass, forget
 from piper.errors import PiperError, WriterLockedError
 from piper.layout import Layout
 from piper.ops.metrics import GOLD_MODELS, Metrics
+from piper.privacy import finish_now
 from piper.retention import Pruned
 from piper.retention import prune as prune_due
 from piper.settings import Settings
@@ -201,8 +202,7 @@ def _pass(
         after_reading(writer.store)
     writer.seal()
     writer.export_quarantine()
-    writer.publish()
-    writer.refresh_gold(writer.store.cursor())
+    finish_now(writer, lambda: writer.refresh_gold(writer.store.cursor()))
     compacted = 0
     if and_upkeep:
         with closing(Hands(writer)) as hands:

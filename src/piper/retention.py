@@ -104,7 +104,7 @@ def _prune_silver(hands: Hands, before: date | None, dry_run: bool) -> Pruned:
 
 def _let_gold_keep(hands: Hands, before: date) -> None:
     writer = hands.writer
-    writer.refresh_gold(hands.con, publish_tail=lambda: hands.in_writer(lambda writer: writer.publish()))
+    writer.refresh_gold(hands.con, in_writer=lambda step: hands.in_writer(lambda _writer: step()))
 
     def keep(writer: Writer) -> None:
         if not writer.gold.is_complete(writer.store.con, writer.relations, before):

@@ -13,23 +13,27 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 
 from piper.events.parse import Lines, Parser, split
-from piper.events.privacy import load_key
 from piper.events.quarantine import Rejection, rejection_of
 from piper.gold.models import load_models
 from piper.gold.refresh import GoldStore
+from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
+from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit
 from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
+from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store, explain
+from piper.spool.hosts import SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -78,7 +82,9 @@ class Totals:
 class Writer:
     """An open data root: store, tailer, parser and gold, and the steps over them."""
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, metrics: Metrics, clock: Clock, progress: Callable[[], None]
+    ) -> None:
         self.settings, self.store, self.metrics, self.clock = settings, store, metrics, clock
         limits = Limits(max(TURN_BYTES, settings.ingest.line_bytes_max + SAMPLE_BYTES), settings.ingest.line_bytes_max)
         self.tailer = Tailer(
@@ -88,30 +94,50 @@ class Writer:
             utc=clock.utc,
             sources=store.sources(settings.retention.source_days),
             vanished_days=settings.retention.source_days,
+            progress=progress,
         )
-        mask_key = load_key(store.layout.state) if settings.privacy.mask_users else None
         self._parser = Parser(
             store.con,
             [store.cursor() for _ in range(settings.duckdb.threads or os.cpu_count() or 1)],
             line_bytes_max=settings.ingest.line_bytes_max,
             sample_bytes=SAMPLE_BYTES,
-            mask_key=mask_key,
         )
-        self.gold = GoldStore.open(store.con, store.layout.gold_state, published=store.layout.gold)
+        self.gold = GoldStore.open(
+            store.con,
+            store.layout.gold_state,
+            published=store.layout.gold,
+            clock=lambda: datetime.fromtimestamp(clock.utc(), UTC),
+        )
         self.relations = SilverRelations(store)
+        self.hosts = SpoolHosts(self.tailer, monotonic=clock.monotonic)
+        self.masking = Masking(store, is_on=settings.privacy.mask_users, now=clock.now())
+        self.masking.note_sources(self.tailer.sources)
         self.totals = Totals()
+        self.pace = Pace(clock.monotonic)
         self._tail_rows = store.tail_rows()
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
         self._gold_is_published = True
 
     @classmethod
-    def open(cls, settings: Settings, metrics: Metrics, *, command: str, clock: Clock | None = None) -> Writer:
-        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError."""
+    def open(
+        cls,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        command: str,
+        clock: Clock | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Writer:
+        """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError.
+
+        `progress` is called often while a step takes long, so that slow is not taken for hung.
+        """
         store = Store.open(settings, command=command)
         try:
-            writer = cls(settings, store, metrics, clock or Clock())
+            writer = cls(settings, store, metrics, clock or Clock(), progress)
             writer.prepare_warehouse()
+            writer.report_privacy()
         except BaseException as error:
             store.close()
             problem = explain(error, store.layout) if isinstance(error, (duckdb.Error, OSError)) else None
@@ -125,12 +151,20 @@ class Writer:
         self._parser.close()
         self.store.close()
 
+    def adopt(self, settings: Settings) -> None:
+        """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""
+        if settings.duckdb.memory_limit != self.settings.duckdb.memory_limit:
+            self.store.con.execute(f"SET memory_limit = '{settings.duckdb.memory_limit}'")
+        self.settings = settings
+
     # ---- steps ---------------------------------------------------------------------------------------------------
 
     def scan(self) -> None:
         """Walk the whole spool."""
         started = time.perf_counter()
         scan = self.tailer.scan()
+        if self.tailer.observed.discovered:
+            self.masking.note_sources(self.tailer.sources)
         self.metrics.scan_finished(
             len(scan.files), time.perf_counter() - started, discovered=self.tailer.observed.discovered
         )
@@ -198,31 +232,33 @@ class Writer:
         *,
         rebuild: bool = False,
         models: list[str] | None = None,
-        publish_tail: Callable[[], object] | None = None,
+        in_writer: Callable[[Callable[[], Any]], Any] = lambda step: step(),
     ) -> bool:
         """Recompute what changed (or everything) and swap the result in; returns whether anything was written.
 
-        `con` is a cursor of the store that no other thread uses meanwhile. A model that fails is counted and logged,
-        the others are published. Readers must not find in gold what silver does not show yet, so the tail goes first,
-        by `publish_tail` or by `publish` in this thread. What could not be swapped in is swapped in by the next call.
+        `con` is a cursor of the store that no other thread uses meanwhile; `in_writer` runs a step in the writer's
+        thread, where this is another one. A model that fails is counted and logged, the others are published. Readers
+        must not find in gold what silver does not show yet, so the tail goes first. What could not be swapped in is
+        swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
         was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
-            self.relations,
+            WithSpool(self.relations, in_writer(self.hosts.count)),
             models,
             on_model=lambda outcome: self.metrics.gold_refreshed(
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
             ),
         )
         self._gold_is_published = was_published and not report.models
-        if self._gold_is_published:
-            return False
-        if self._published_seq < self.store.progress(con).commit_seq:
-            (publish_tail or self.publish)()
-        publish_gold(con, self.store.layout)
-        self._gold_is_published = True
+        if not self._gold_is_published:
+            if self._published_seq < self.store.progress(con).commit_seq:
+                in_writer(self.publish)
+            publish_gold(con, self.store.layout)
+            self._gold_is_published = True
+        asked = {model.name for model in self.gold.models} if models is None else set(models)
+        self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
 
     def storage_bytes(self) -> dict[str, int]:
@@ -247,6 +283,10 @@ class Writer:
         """Chunks that are hidden from readers and not deleted yet; `con` is another thread's cursor."""
         row = (con or self.store.con).execute("SELECT count(*) FROM hidden_chunks").fetchone()
         return int(row[0]) if row else 0
+
+    def report_privacy(self) -> None:
+        """Tell the metrics whether history has the form that `privacy.mask_users` asks for."""
+        self.metrics.privacy(is_pending=not self.masking.state.is_done)
 
     def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
         """Make every file that the views name, then the catalog where it is missing or of another version."""
@@ -283,6 +323,7 @@ class Writer:
         rejections += [rejection_of(skip) for skip in batch.skips]
         if batch.lines:
             self._parser.finish()
+            self.masking.look(batch.checkpoints)
             self.metrics.batch_read(batch.bytes, batch.lines, read_seconds)
             self.metrics.batch_parsed(batch.lines, len(rejections), time.perf_counter() - started)
         return batch, rejections
@@ -303,7 +344,15 @@ class Writer:
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
-            done = commit(self.store, batch, rejections, now=self.clock.now(), seal=seal, fresh_rows=batch.lines > 0)
+            done = commit(
+                self.store,
+                batch,
+                rejections,
+                now=self.clock.now(),
+                seal=seal,
+                fresh_rows=batch.lines > 0,
+                projection=self.masking.projection_sql,
+            )
         except BaseException:
             self.tailer.abandon(batch)
             raise
@@ -317,6 +366,7 @@ class Writer:
 
     def _count(self, batch: Batch, done: Committed, seconds: float) -> None:
         self.totals.add(batch, done)
+        self.pace.add(done.accepted, batch.bytes)
         self.metrics.batch_committed(
             done.accepted_by_group,
             seconds,

@@ -60,7 +60,7 @@ def test_init_makes_a_warehouse_whose_views_all_answer_and_repeating_it_changes_
     first = place.json("init")
     assert str(place.layout.manifest) in first["created"]
     assert first["catalog"] == str(place.layout.catalog)
-    assert [count(place, view) for view in (*(d.view for d in DATASETS.values()), *GOLD_MODELS)] == [0] * 14
+    assert {count(place, view) for view in (*(d.view for d in DATASETS.values()), *GOLD_MODELS)} == {0}
     catalog = place.layout.catalog.stat()
     assert place.json("init")["created"] == []
     assert place.layout.catalog.stat().st_ino == catalog.st_ino
@@ -72,7 +72,7 @@ def test_ingest_accounts_for_every_line_and_reads_nothing_twice(place: Place) ->
     written = place.simulate(3000, days=2)
     summary = place.json("ingest")
     assert summary["running"] is False
-    assert summary["files"] == written.files
+    assert summary["files"] == sum(path.stat().st_size > 0 for path in place.raw.rglob("*.jsonl"))
     assert summary["bytes"] == written.bytes
     assert summary["accepted"] == written.valid == count(place, "silver_events")
     assert summary["duplicates"] == written.duplicates
@@ -436,7 +436,8 @@ finally:
 
 def commands_of(command: Any, name: str) -> Iterator[tuple[str, set[str]]]:
     """Every command below a Typer application, by its full name, with its options."""
-    options = {option for parameter in command.params for option in parameter.opts} - {"--help"}
+    options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    options.discard("--help")
     for child in getattr(command, "commands", {}).values():
         yield from commands_of(child, f"{name} {child.name}")
     if not getattr(command, "commands", {}):
@@ -447,7 +448,7 @@ def documented() -> dict[str, set[str]]:
     """The sections of docs/cli.md that are commands, with the options of their tables."""
     found: dict[str, set[str]] = {}
     for section in DOCS.read_text("utf-8").split("\n## ")[1:]:
-        heading = re.match(r"`([a-z ]+)`\n", section)
+        heading = re.match(r"`([a-z -]+)`\n", section)
         if heading:
             found[heading[1]] = set(re.findall(r"^\| `(--[a-z-]+)[` ]", section, re.MULTILINE))
     return found

@@ -272,8 +272,8 @@ def drawn(view: RenderableType) -> str:
     return console.export_text()
 
 
-def test_every_gold_model_has_a_headline() -> None:
-    assert set(HEADLINES) == {model.name for model in load_models()}
+def test_the_headlines_are_of_gold_models() -> None:
+    assert HEADLINES.keys() <= {model.name for model in load_models()}
 
 
 def test_a_sample_counts_what_is_visible_and_holds_all_headlines(warehouse: Warehouse) -> None:

@@ -18,7 +18,9 @@ from tests.support.gold_source import TableSource
 from piper.errors import DataRootError
 from piper.gold.inputs import INPUT_COLUMNS
 from piper.gold.models import GoldModel, load_models
-from piper.gold.refresh import GoldStore, ModelOutcome, changed_periods, input_dates
+from piper.gold.own import in_turn
+from piper.gold.periods import changed_periods, input_dates
+from piper.gold.refresh import GoldStore, ModelOutcome
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 TOOLS = "gold_tool_reliability_daily"
@@ -202,7 +204,7 @@ def test_a_failing_model_keeps_its_rows_and_does_not_stop_the_others(
     assert "no luck" in str(report.failed[TOOLS])
     assert len(report.models) == len(load_models()) - 1
     assert report.through_seq == 1
-    assert [(o.name, o.error is None) for o in outcomes] == [(m.name, m.name != TOOLS) for m in load_models()]
+    assert [(o.name, o.error is None) for o in outcomes] == [(m.name, m.name != TOOLS) for m in in_turn(load_models())]
     assert rows(con, f"SELECT event_date FROM gold.main.{TOOLS}") == [(date(2026, 3, 2),)]
 
     mended = open_store(con, path).refresh(con, source)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Place:
     """A spool and a data root below one temporary directory, and commands on them."""
 
     root: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """More settings for its processes."""
 
     @property
     def raw(self) -> Path:
@@ -74,6 +76,7 @@ class Place:
             "PIPER_PATHS__DATA_ROOT": str(self.data),
             "PYTHONPATH": PACKAGE_ROOT,
             "COLUMNS": "200",
+            **self.variables,
         }
 
     @property

@@ -1,5 +1,7 @@
 """Gold recomputed in plain Python from raw events: slow, obvious, and sharing no code with piper.
 
+Models that need more than raw events (files, the time of ingest, the clock) are in `gold_live_reference`.
+
 `recompute` takes accepted events in commit order; of several with one event_id the first counts. Choices that
 the contract leaves open, made here once:
 - A name is *present* when its value is not null; the first present name decides, castable or not.
@@ -24,7 +26,10 @@ from typing import Any
 Event = Mapping[str, Any]
 Row = dict[str, Any]
 
-UNCHECKED = {"gold_data_quality_daily": ("p95_ingest_lag_s", "max_clock_skew_s")}
+UNCHECKED = {
+    "gold_data_quality_daily": ("p95_ingest_lag_s", "max_clock_skew_s"),
+    "gold_activity_daily": ("last_ingested_at",),
+}
 """Columns that depend on when piper ingested the events; `recompute` leaves them out."""
 
 TOOL_TYPES = frozenset(
@@ -132,6 +137,7 @@ def recompute(
         "gold_tool_reliability_daily": _tool_reliability(of_type["tool"]),
         "gold_storage_growth_weekly": _storage_growth(of_type["bucket"]),
         "gold_data_quality_daily": _data_quality(rows, *counts, breaks_contract or breaks_registry),
+        "gold_activity_daily": _activity(rows),
     }
     return {name: sort_rows(result) for name, result in models.items()}
 
@@ -453,6 +459,17 @@ def _storage_growth(events: Iterable[Event]) -> list[Row]:
                 "growth_bytes": None if size is None or size_before is None else size - size_before,
             }
         )
+    return rows
+
+
+def _activity(events: Iterable[Event]) -> list[Row]:
+    rows = []
+    for (day, known), group in _grouped(
+        events, lambda e: (_day(e), event_type_of(e) if event_type_of(e) in REGISTRY else "unknown")
+    ).items():
+        last = max(occurred_at(event) for event in group).replace(tzinfo=None)
+        counts = {"events": len(group), "errors": _having("error", group)}
+        rows.append({"event_date": day, "event_type": known, **counts, "last_event_at": last})
     return rows
 
 

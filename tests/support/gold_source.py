@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 from tests.support import gold_reference as raw
+from tests.support.gold_live_reference import Arrival
 
 from piper.gold.inputs import INPUT_COLUMNS
 
@@ -18,13 +19,14 @@ Row = dict[str, Any]
 
 class TableSource:
     """Tables named like the inputs in the in-memory database of `con`, and a log of which commit changed
-    which date.
+    which date and brought which event.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self.con = con
         self.seq = 0
         con.execute("CREATE TABLE memory.main.changes (seq BIGINT, event_date DATE)")
+        con.execute("CREATE TABLE memory.main.brought (seq BIGINT, event_id VARCHAR)")
         for name, columns in INPUT_COLUMNS.items():
             typed = ", ".join(f'"{column}" {sql_type}' for column, sql_type in columns.items())
             con.execute(f"CREATE TABLE memory.main.{name} ({typed})")
@@ -35,19 +37,33 @@ class TableSource:
         ).fetchall()
         return self.seq, [day for (day,) in dates]
 
-    def relation_sql(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None) -> str:
+    def relation_sql(
+        self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None, after_seq: int = 0
+    ) -> str:
         chosen = f"SELECT * FROM memory.main.{dataset}"
         if dates is None:
             return chosen
-        days = ", ".join(f"DATE '{day.isoformat()}'" for day in dates)
-        return f"{chosen} WHERE event_date IN ({days})"
+        days = ", ".join(f"DATE '{day.isoformat()}'" for day in dates) or "NULL"
+        chosen += f" WHERE event_date IN ({days})"
+        if after_seq:
+            chosen += f" AND event_id IN (SELECT event_id FROM memory.main.brought WHERE seq > {after_seq})"
+        return chosen
 
-    def commit(self, events: Iterable[raw.Event], *, quarantined: Iterable[date] = ()) -> None:
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int:
+        row = con.execute(f"SELECT count(*) FROM ({self.relation_sql(con, dataset, dates)})").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def commit(
+        self, events: Iterable[raw.Event], *, quarantined: Iterable[date] = (), at: datetime | None = None
+    ) -> list[Arrival]:
         """Accept the events (a known event_id counts as a duplicate), and one quarantined line per date
-        given.
+        given; returns what was accepted. They were ingested `at` (naive UTC), or 2 s after they occurred, and come
+        from `<host name>/<user>/`.
         """
         self.seq += 1
         known = {row[0] for row in self.con.execute("SELECT event_id FROM memory.main.silver_events").fetchall()}
+        accepted = []
         for day in quarantined:
             self._count(day, quarantined=1)
         for event in events:
@@ -56,16 +72,25 @@ class TableSource:
                 self._count(day, duplicates=1)
                 continue
             known.add(event["event_id"])
-            for relation, row in silver_rows(event).items():
+            accepted.append(arrival_of(event, at))
+            for relation, row in silver_rows(accepted[-1]).items():
                 self.insert(relation, [row])
+            self.con.execute("INSERT INTO memory.main.brought VALUES (?, ?)", [self.seq, event["event_id"]])
             self._changed(day)
+        return accepted
+
+    def spool_holds(self, hosts: Mapping[str, tuple[int, int]]) -> None:
+        """From now on the spool has these hosts: (files, bytes behind)."""
+        self.con.execute("DELETE FROM memory.main.spool_hosts")
+        for host, (files, behind) in hosts.items():
+            self.insert("spool_hosts", [{"host": host, "files": files, "bytes_behind": behind}])
 
     def remove(self, event_id: str) -> None:
-        """Take an event out of silver, as a backfill that replaces it does."""
+        """Take an event out of silver, as a backfill does that replaces it in a commit of its own."""
         self.seq += 1
         where = "FROM memory.main.{} WHERE event_id = ?"
         days = self.con.execute(f"SELECT event_date {where.format('silver_events')}", [event_id]).fetchall()
-        for relation in INPUT_COLUMNS.keys() - {"ingest_counts"}:
+        for relation in [*(name for name, columns in INPUT_COLUMNS.items() if "event_id" in columns), "brought"]:
             self.con.execute(f"DELETE {where.format(relation)}", [event_id])
         for (day,) in days:
             self._changed(day)
@@ -92,18 +117,23 @@ class TableSource:
         self.con.execute("INSERT INTO memory.main.changes VALUES (?, ?)", [self.seq, day])
 
 
-def silver_rows(event: raw.Event, ingested_after: timedelta = timedelta(seconds=2)) -> dict[str, Row]:
+def arrival_of(event: raw.Event, ingested_at: datetime | None = None) -> Arrival:
+    """How an event came, 2 s after it occurred unless it is said."""
+    ingested = ingested_at or raw.occurred_at(event).replace(tzinfo=None) + timedelta(seconds=2)
+    return Arrival(event, f"{raw.host_of(event)}/{raw.user_of(event)}/telemetry-1.jsonl", ingested)
+
+
+def silver_rows(arrival: Arrival) -> dict[str, Row]:
     """Give the rows of a raw event by relation, with the columns that gold reads."""
-    occurred = raw.occurred_at(event).replace(tzinfo=None)
-    kind = raw.event_type_of(event)
+    event, kind = arrival.event, arrival.kind
     common: Row = {
         "event_id": event["event_id"],
-        "occurred_at_utc": occurred,
-        "event_date": occurred.date(),
+        "occurred_at_utc": arrival.occurred_at,
+        "event_date": arrival.occurred_at.date(),
         "status": event["status"],
     }
     who = {"hostname": raw.host_of(event), "username": raw.user_of(event)}
-    rows = {"silver_events": {**common, **_envelope(event, kind, occurred + ingested_after)}}
+    rows = {"silver_events": {**common, **_envelope(arrival)}}
     if kind.startswith("publish.") and kind in raw.REGISTRY:
         rows["silver_publish_usd"] = {**common, **who, "event_type": kind, **_scope(event), **_output(event)}
     elif kind in raw.TOOL_TYPES:
@@ -118,13 +148,15 @@ def silver_rows(event: raw.Event, ingested_after: timedelta = timedelta(seconds=
     return rows
 
 
-def _envelope(event: raw.Event, kind: str, ingested: datetime) -> Row:
+def _envelope(arrival: Arrival) -> Row:
+    event = arrival.event
     return {
-        "event_type": kind,
+        "event_type": arrival.kind,
         "host_hostname": raw.host_of(event),
         "host_user": raw.user_of(event),
-        "ingested_at_utc": ingested,
-        "is_known_type": kind in raw.REGISTRY,
+        "source_file": arrival.source_file,
+        "ingested_at_utc": arrival.ingested_at,
+        "is_known_type": arrival.kind in raw.REGISTRY,
         "contract_violation": "breaks the registry" if raw.breaks_registry(event) else None,
     }
 

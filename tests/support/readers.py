@@ -23,6 +23,8 @@ GOLD_TOTALS = {
     "gold_tool_reliability_daily": ("total_invocations", "silver_tool_events"),
     "gold_storage_growth_weekly": ("scan_count", "silver_storage_scan_bucket"),
     "gold_data_quality_daily": ("total_events", "silver_events"),
+    "gold_activity_daily": ("events", "silver_events"),
+    "gold_host_activity_daily": ("events", "silver_events"),
 }
 """What each gold model counts, and the view that these are rows of."""
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import pytest
 
+from piper.gold.inputs import OWN_COLUMNS
 from piper.gold.models import OUTPUT_TYPES, GoldModelError, load_models, parse_model
+from piper.gold.own import in_turn
+from piper.ops.metrics import GOLD_MODELS
 
 CONTRACT = """
+gold_activity_daily: event_date event_type | events errors last_event_at last_ingested_at
+gold_activity_live: bucket_start event_group | events errors
+gold_as_of: model | refreshed_at last_event_at last_ingested_at
 gold_data_quality_daily: event_date | total_events error_events error_rate_pct active_users active_hosts
     active_event_types unknown_type_events contract_violations quarantined_lines duplicate_events
     p95_ingest_lag_s max_clock_skew_s
 gold_farm_pressure_daily: event_date | snapshot_count error_snapshot_count avg_active_jobs peak_active_jobs
     avg_waiting_jobs peak_waiting_jobs avg_active_blades peak_active_blades total_blades
     avg_slot_utilisation_pct peak_slot_utilisation_pct peak_errored_jobs
+gold_farm_pressure_live: bucket_start | snapshot_count error_snapshot_count avg_active_jobs avg_waiting_jobs
+    peak_waiting_jobs avg_active_blades total_blades avg_slot_utilisation_pct peak_errored_jobs
+gold_host_activity_daily: event_date host | events errors last_event_at last_event_lag_s last_ingested_at
+gold_ingest_live: host | last_event_at last_ingested_at lag_s files bytes_behind as_of
 gold_publish_health_daily: event_date show sequence event_type | total_publishes success_count error_count
     success_rate_pct avg_duration_ms p50_duration_ms p95_duration_ms total_output_bytes
 gold_render_health_daily: event_date show sequence | total_jobs success_count error_count success_rate_pct
@@ -51,6 +61,24 @@ def test_every_column_has_a_type_that_dashboards_read_and_rates_are_percentages(
         for suffix, unit in suffixes.items():
             if column.name.endswith(suffix):
                 assert column.unit == unit, column
+
+
+def test_the_metrics_have_a_series_for_every_model() -> None:
+    assert sorted(GOLD_MODELS) == [model.name for model in load_models()]
+
+
+def test_what_models_read_of_each_other_is_there_in_these_types() -> None:
+    for model in load_models():
+        read = OWN_COLUMNS.get(model.name, {})
+        assert read.items() <= {column.name: column.type for column in model.columns}.items(), model.name
+
+
+def test_models_are_computed_after_those_that_they_read() -> None:
+    names = [model.name for model in in_turn(load_models())]
+    assert names[-1] == "gold_as_of"
+    for model in load_models():
+        for name in set(model.inputs) & set(names):
+            assert names.index(name) < names.index(model.name)
 
 
 def test_models_are_sorted_and_loaded_once() -> None:
@@ -92,7 +120,13 @@ def test_the_definition_changes_with_the_statement_and_not_with_the_prose() -> N
         ("SELECT event_date,", "SELECT event_date, 1::BIGINT AS extra,", "without a header line: extra"),
         ("-- period: day", "-- period: day\n-- column gone: x; unit text", "SELECT lacks: gone"),
         ("-- grain: event_date\n", "", "header lacks grain"),
-        ("-- period: day", "-- period: month", "'month', not day or week"),
+        ("-- period: day", "-- period: month", "'month', not day, week, live, now"),
+        ("-- period: day", "-- period: day\n-- window: 48 h", "period day takes no span of time"),
+        ("-- period: day", "-- period: live\n-- window: 48 h", "period live takes bucket, window"),
+        ("-- period: day", "-- period: live\n-- window: 2 d\n-- bucket: 5 m", "window is '2 d'"),
+        ("-- period: day", "-- period: live\n-- window: 48 h\n-- bucket: 7 m", "does not divide a day"),
+        ("-- period: day", "-- period: day\n-- merge: publishes mean", "'publishes mean' is not"),
+        ("-- period: day", "-- period: day\n-- merge: event_date max", "every column beside the grain"),
         ("; unit count", "; unit furlongs", "needs '; unit"),
         ("; unit count", "", "needs '; unit"),
         ("-- period: day", "-- period: day\n-- period: week", "unknown or repeated"),

@@ -186,6 +186,14 @@ def test_a_failed_refresh_leaves_the_time_of_the_last_success(metrics: Metrics) 
     assert value(metrics, "piper_gold_refresh_duration_seconds_sum", model=model) == pytest.approx(9.2)
 
 
+def test_gold_is_current_at_every_look_and_not_only_when_something_was_refreshed(metrics: Metrics) -> None:
+    metrics.gold_current(["gold_farm_pressure_daily"])
+    name = "piper_gold_current_timestamp_seconds"
+    assert value(metrics, name, model="gold_farm_pressure_daily") == NOW
+    assert value(metrics, name, model="gold_render_health_daily") == 0
+    assert value(metrics, "piper_gold_last_success_timestamp_seconds", model="gold_farm_pressure_daily") == 0
+
+
 def test_gauges_show_the_state_that_was_reported_last(metrics: Metrics) -> None:
     metrics.scan_finished(40, 0.01, discovered=40)
     metrics.scan_finished(38, 0.01)
@@ -196,12 +204,14 @@ def test_gauges_show_the_state_that_was_reported_last(metrics: Metrics) -> None:
     metrics.published(0.02, tail_rows=12)
     metrics.storage({"silver": 5000, "tail": 800})
     metrics.disk(10, 100)
+    metrics.state_disk(5, 50)
     expected = {
         "piper_files_tracked": 38, "piper_files_discovered_total": 40,
         "piper_last_scan_timestamp_seconds": NOW,
         "piper_backlog_bytes": 10_000, "piper_backlog_files": 3, "piper_oldest_unread_age_seconds": 2.5,
         "piper_sealed_through": 77, "piper_tail_rows": 12, "piper_last_publish_timestamp_seconds": NOW,
         "piper_disk_free_bytes": 10, "piper_disk_size_bytes": 100,
+        "piper_state_disk_free_bytes": 5, "piper_state_disk_size_bytes": 50,
     }  # fmt: skip
     assert {name: value(metrics, name) for name in expected} == expected
     assert value(metrics, "piper_chunks", dataset="events") == 5

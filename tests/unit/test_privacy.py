@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.odd_lines import dump, full_event
 from tests.support.spool_run import spool_run
 
-from piper.events.privacy import load_key, mask, mask_path
+from piper.events.privacy import load_key, mask
 from piper.silver.datasets import DATASETS
 
 NAMES = ("ana.lópez", "bo")
@@ -60,12 +60,3 @@ def test_a_mask_depends_on_the_key_and_on_the_name() -> None:
 
     assert len(masks) == 6
     assert all(text.startswith("user-") and len(text) == 21 for text in masks)
-
-
-def test_a_path_is_masked_in_its_user_directory_only() -> None:
-    key = b"k" * 32
-
-    masked = mask_path(b"ana/ana/ana.jsonl", key)
-
-    assert masked == b"ana/" + mask("ana", key).encode() + b"/ana.jsonl"
-    assert mask_path(b"h/b\xff/x.jsonl", key) != mask_path(b"h/b\xfe/x.jsonl", key)

@@ -328,4 +328,4 @@ def test_the_documentation_holds_every_key_with_its_default() -> None:
 def test_the_wheel_carries_the_shipped_file() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     forced = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert forced == {"conf/settings.toml": "piper/settings_defaults.toml"}
+    assert forced["conf/settings.toml"] == "piper/settings_defaults.toml"

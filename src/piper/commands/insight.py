@@ -1,34 +1,144 @@
-"""Commands that tell where the warehouse stands: status, doctor."""
+"""Commands that tell where the warehouse stands: status, healthcheck, doctor."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from piper.commands.context import JsonOption, settings_of
-from piper.exits import print_json
+from piper.commands.context import JsonOption, globals_of, say, settings_of
+from piper.errors import EX_FAILURE, PiperError
+from piper.exits import UsageError, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from piper.settings import Settings
+
+WATCH_SECONDS = 2.0
 
 
-def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Who writes the warehouse, what is unread, what is in it."""
+def status(
+    ctx: typer.Context,
+    seconds: Annotated[
+        float | None, typer.Argument(metavar="[SECONDS]", help=f"With --watch: how often. Default: {WATCH_SECONDS:g}.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Who writes the warehouse, what is unread, what is in it, which hosts lag, what is wrong."""
     from piper.ops import screen
-    from piper.ops.status import read_status
 
-    found = read_status(settings_of(ctx))
-    if as_json:
+    if seconds is not None and (not watch or not 0.1 <= seconds <= 86_400):
+        raise UsageError("SECONDS goes with --watch, from 0.1 on", hint="Say `piper status --watch 5`.")
+    settings = settings_of(ctx)
+    found = _look(settings)
+    if watch:
+        _watch(settings, found, seconds or WATCH_SECONDS, as_json=as_json)
+    elif as_json:
         print_json(found)
     else:
-        screen.show_status(screen.console(), found)
+        out = screen.console()
+        out.print(_screen(found, out), soft_wrap=True)
 
 
-def doctor(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def _look(settings: Settings) -> dict[str, Any]:
+    """The status with its hosts and problems, ready for JSON."""
+    from piper.ops.doctor import open_problems
+    from piper.ops.hosts import merged, read_hosts
+    from piper.ops.status import read_status
+
+    found = read_status(settings)
+    found["hosts"] = merged(read_hosts(settings), found.get("hosts", {}))
+    found["open_problems"] = [check.as_row() for check in open_problems(settings, found)]
+    return found
+
+
+def _screen(found: dict[str, Any], out: Console) -> RenderableType:
+    from piper.ops.status_screen import HOSTS_MAX, status_screen
+
+    return status_screen(found, hosts_max=max(HOSTS_MAX, out.height - 22 if out.is_terminal else 0))
+
+
+def _watch(settings: Settings, found: dict[str, Any], seconds: float, *, as_json: bool) -> None:
+    """Show `found`, then what is there after every pause. A look that fails is shown too: it may work the next time."""
+    from piper.interrupts import Interrupts
+
+    with Interrupts() as interrupts, _display(as_json=as_json) as show:
+        while True:
+            show(found)
+            if interrupts.wait(seconds):
+                return
+            try:
+                found = _look(settings)
+            except PiperError as error:
+                found = {"error": {"message": error.message, "hint": error.hint}}
+
+
+@contextmanager
+def _display(*, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What shows one look after the other: in place on a terminal, as lines with the time elsewhere."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from piper.ops import screen
+
+    out = screen.console()
+
+    def drawn(found: dict[str, Any]) -> RenderableType:
+        if "error" in found:
+            return Text(f"{found['error']['message']}\n{found['error']['hint']}", "bold red")
+        return _screen(found, out)
+
+    def write(found: dict[str, Any]) -> None:
+        if as_json:
+            sys.stdout.write(json.dumps(found, default=str) + "\n")
+        else:
+            out.print(Text(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"), drawn(found), "", soft_wrap=True)
+        sys.stdout.flush()
+
+    if as_json or not out.is_terminal:
+        yield write
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        yield lambda found: live.update(drawn(found), refresh=True)
+
+
+def healthcheck(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Ask the running piperd whether its loops turn, for Docker and other supervisors. Exit 0 alive, 1 not."""
+    from piper.ops.healthcheck import ask_health
+
+    found = ask_health(globals_of(ctx).load().settings)
+    print_json(asdict(found)) if as_json else say(str(found))
+    if not found.alive:
+        raise typer.Exit(EX_FAILURE)
+
+
+def doctor(
+    ctx: typer.Context,
+    textfile: Annotated[
+        Path | None, typer.Option("--textfile", metavar="FILE", help="Write the result for node_exporter as well.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check freshness, volume, invalid rate, clock skew, lag and the ground. Exit 0 PASS, 1 WARN, 2 FAIL."""
     from piper.ops import screen
     from piper.ops.doctor import EXIT_CODES, examine, worst
 
     checks = examine(settings_of(ctx))
     if as_json:
-        rows = [{"name": c.name, "status": c.level.value, "value": c.value, "hint": c.hint} for c in checks]
-        print_json({"status": worst(checks).value, "checks": rows})
+        print_json({"status": worst(checks).value, "checks": [check.as_row() for check in checks]})
     else:
         screen.show_checks(screen.console(), checks)
+    if textfile is not None:
+        from piper.ops.textfile import write_textfile
+
+        write_textfile(textfile, checks)
     raise typer.Exit(EXIT_CODES[worst(checks)])

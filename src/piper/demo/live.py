@@ -20,12 +20,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from piper.demo.interrupts import Interrupts
 from piper.demo.probe import Probe, Sample
 from piper.demo.process import STOP_SECONDS, DaemonProcess
 from piper.demo.simulate import SimulateError, SimulateOptions, simulate
 from piper.demo.view import line, screen
 from piper.errors import EX_FAILURE, EX_OK, DataRootError, PiperError
+from piper.interrupts import Interrupts
 
 HISTORY_EVENTS = 5_000
 HISTORY_DAYS = 3

@@ -83,7 +83,7 @@ HEADLINES: Mapping[str, Headline] = {
         ),
     ),
 }
-"""By model: all six, in the order shown."""
+"""By model, in the order shown."""
 
 
 @dataclass(slots=True)

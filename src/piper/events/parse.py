@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from piper.events.dialects import parse_sql, shapes_sql
-from piper.events.privacy import mask, mask_path
 from piper.events.quarantine import Reason, Rejection
 from piper.events.registry import EVENT_TYPES
 from piper.spool.identity import display_path
@@ -94,11 +93,9 @@ class Parser:
         *,
         line_bytes_max: int,
         sample_bytes: int,
-        mask_key: bytes | None = None,
     ) -> None:
         self._con = con
         self._line_bytes_max, self._sample_bytes = line_bytes_max, sample_bytes
-        self._mask_key = mask_key
         self._next_index = 0
         self._idle: Queue[duckdb.DuckDBPyConnection] = Queue()
         self._pool = ThreadPoolExecutor(len(cursors), "piper-parse")
@@ -124,10 +121,8 @@ class Parser:
         return self._pool.submit(self._parse, lines, first, received_at)
 
     def finish(self) -> None:
-        """After the last slice: check each shape of events against the registry, and mask users where that is on."""
+        """After the last slice: check each shape of events against the registry."""
         self._con.execute(f"CREATE OR REPLACE TABLE work.shapes AS {shapes_sql()}")
-        if self._mask_key is not None:
-            self._mask_users(self._mask_key)
 
     def _create_tables(self) -> None:
         con = self._con
@@ -159,18 +154,6 @@ class Parser:
             rejections.append(lines.reject(index - first, Reason(reason), field))
         return rejections
 
-    def _mask_users(self, key: bytes) -> None:
-        found = self._con.execute("SELECT DISTINCT host_user FROM parsed WHERE verdict IS NULL").fetchall()
-        users = [row[0] for row in found]
-        masks = pa.table(
-            {"name": pa.array(users, pa.string()), "masked": pa.array([mask(user, key) for user in users], pa.string())}
-        )
-        self._con.register("user_masks", masks)
-        try:
-            self._con.execute("UPDATE work.parsed SET host_user = masked FROM user_masks WHERE host_user = name")
-        finally:
-            self._con.unregister("user_masks")
-
     def _screen(self, lines: Lines) -> tuple[list[Rejection], npt.NDArray[np.bool_]]:
         """Lines that may not reach SQL: over the limit, or not UTF-8 (a single one would fail the whole query)."""
         bad = (lines.ends - lines.starts - 1) > self._line_bytes_max
@@ -187,7 +170,7 @@ class Parser:
         count = len(lines.starts)
         text = _line_column(lines, bad)
         good = slice(None) if not bad.any() else ~bad
-        files = [self._file_name(span) for span in lines.spans]
+        files = [display_path(span.source.path) for span in lines.spans]
         columns = {
             "line_index": np.arange(first, first + count)[good],
             "line": text,
@@ -200,10 +183,6 @@ class Parser:
         }
         table = pa.table(columns)
         return pa.Table.from_batches(table.to_batches(max_chunksize=ROWS_PER_RECORD_BATCH), schema=table.schema)
-
-    def _file_name(self, span: Span) -> str:
-        path = span.source.path
-        return display_path(mask_path(path, self._mask_key) if self._mask_key is not None else path)
 
 
 def split(spans: Sequence[Span]) -> Lines:

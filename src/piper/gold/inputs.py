@@ -1,7 +1,8 @@
 """What gold reads: the typed columns of its input relations, and the source that provides them.
 
 The names and columns are those of the silver views; `silver_events` adds two columns that the views do not
-show, and `ingest_counts` says how many lines of a date never became a row. A model may read nothing else.
+show, `ingest_counts` says how many lines of a date never became a row, and `spool_hosts` what the spool holds now.
+Besides these a model may read the relations of `OWN_COLUMNS`, which gold has itself, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,12 +26,19 @@ class SilverSource(Protocol):
         every model is then rebuilt. `after_seq` 0 means all dates.
         """
 
-    def relation_sql(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None) -> str:
+    def relation_sql(
+        self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None, after_seq: int = 0
+    ) -> str:
         """Give a SELECT of the dataset's rows for these event dates (None: all), with the columns of
-        `INPUT_COLUMNS`.
+        `INPUT_COLUMNS`; with `after_seq` only of those that later commits brought.
 
         The text becomes a CTE named like the dataset, beside others: it names every table with its database
         and schema.
+        """
+
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int | None:
+        """Give the number of rows of the dataset for these event dates, without reading them; None when some of
+        them may have taken the place of others without a commit that `relation_sql` could tell them by.
         """
 
 
@@ -124,12 +132,43 @@ INPUT_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             DATE: event_date
             BIGINT: quarantined_lines duplicate_events
         """),
+        "spool_hosts": _columns("""
+            VARCHAR: host
+            BIGINT: files bytes_behind
+        """),
     }
 )
-"""Name and SQL type of every column of every input relation. Times are naive and in UTC."""
+"""Name and SQL type of every column of every relation of a `SilverSource`. Times are naive and in UTC."""
+
+OWN_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "event_types": _columns("VARCHAR: event_type event_group"),
+        "model_events": _columns("VARCHAR: model event_type"),
+        "refresh": _columns("TIMESTAMP: now_utc"),
+        "gold_watermark": _columns("""
+            VARCHAR: model
+            TIMESTAMP: refreshed_at_utc
+        """),
+        "gold_activity_daily": _columns("""
+            DATE: event_date
+            VARCHAR: event_type
+            TIMESTAMP: last_event_at last_ingested_at
+        """),
+        "gold_host_activity_daily": _columns("""
+            DATE: event_date
+            VARCHAR: host
+            TIMESTAMP: last_event_at
+            DOUBLE: last_event_lag_s
+            TIMESTAMP: last_ingested_at
+        """),
+    }
+)
+"""The same of the relations that gold has itself (`own.py`): constants of piper, and columns of gold's own tables."""
+
+ALL_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType({**INPUT_COLUMNS, **OWN_COLUMNS})
 
 
 def empty_relation_sql(name: str) -> str:
     """Give a SELECT of no rows with the input's typed columns."""
-    columns = ", ".join(f'CAST(NULL AS {sql_type}) AS "{column}"' for column, sql_type in INPUT_COLUMNS[name].items())
+    columns = ", ".join(f'CAST(NULL AS {sql_type}) AS "{column}"' for column, sql_type in ALL_COLUMNS[name].items())
     return f"SELECT {columns} WHERE FALSE"

@@ -1,13 +1,21 @@
 """The gold models: one `.sql` file each, holding a commented header and one SELECT.
 
     -- description: what the table answers
-    -- grain: key columns, the first one being the date of the period
-    -- inputs: input relations (see `inputs.INPUT_COLUMNS`)
-    -- period: day | week
+    -- grain: key columns, the first one being the date or the bucket (period now: any)
+    -- inputs: input relations (see `inputs.INPUT_COLUMNS` and `inputs.OWN_COLUMNS`)
+    -- period: day | week | live | now
+    -- bucket: 5 m                                period live only: width of a bucket, which divides a day
+    -- window: 48 h                               period live only: how far back its rows reach
+    -- pause: 60 s                                period now only: see below
+    -- merge: events sum, last_event_at max        see below
     -- column <name>: <meaning>; unit <unit>      one line per output column, in output order
 
-A line that starts with `--` and two or more spaces continues the one above. A model of period `week` may also
-look at the week before the one it computes.
+A line that starts with `--` and two or more spaces continues the one above.
+
+A model of period `day` or `week` keeps its rows for ever; a `week` may also look at the week before it. The grain of a
+`live` model begins with the start of a bucket, a TIMESTAMP; its rows older than the window go when it is refreshed. A
+`now` model says how things stand: it is replaced whole when its inputs changed, and without news in silver (when only
+the spool moved) after `pause` at the earliest.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache
 from importlib import resources
 from typing import Literal, cast
@@ -23,16 +32,27 @@ from typing import Literal, cast
 import duckdb
 
 from piper.errors import PiperError
-from piper.gold.inputs import INPUT_COLUMNS, empty_relation_sql
+from piper.gold.inputs import ALL_COLUMNS, empty_relation_sql
 
-Period = Literal["day", "week"]
+Period = Literal["day", "week", "live", "now"]
 
 OUTPUT_TYPES = frozenset({"DATE", "VARCHAR", "BIGINT", "DOUBLE", "TIMESTAMP"})
 """What a gold column may be; dashboards read other types as text or not at all."""
 
-UNITS = frozenset({"date", "text", "count", "percent", "ms", "s", "h", "bytes", "GB"})
+UNITS = frozenset({"date", "time", "text", "count", "percent", "ms", "s", "h", "bytes", "GB"})
 
 _HEADER_KEYS = frozenset({"description", "grain", "inputs", "period"})
+_MERGE = re.compile(r"(?P<column>[a-z0-9_]+) (?P<function>sum|max)(?: by (?P<by>[a-z0-9_]+))?")
+_SPANS_OF: Mapping[str, frozenset[str]] = {
+    "day": frozenset(),
+    "week": frozenset(),
+    "live": frozenset({"bucket", "window"}),
+    "now": frozenset({"pause"}),
+}
+"""Periods, and the spans of time that a header may give with them; `live` needs both of its own."""
+_SPAN_KEYS = frozenset().union(*_SPANS_OF.values())
+_SPAN = re.compile(r"(?P<count>[1-9][0-9]*) (?P<unit>[smh])")
+_SPAN_UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
 _HEADER_LINE = re.compile(r"-- (?P<key>[a-z]+)(?: (?P<column>[a-z0-9_]+))?: (?P<text>.+)")
 _COLUMN_TEXT = re.compile(r"(?P<meaning>.+); unit (?P<unit>\S+)")
 
@@ -58,6 +78,21 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """How a column of two rows of one key becomes one; `by`: the column whose largest value decides."""
+
+    column: str
+    function: Literal["sum", "max"]
+    by: str | None = None
+
+    def sql(self, sql_type: str) -> str:
+        """The aggregate, as the column's type."""
+        if self.by:
+            return f"MAX({{'by': {self.by}, 'value': {self.column}}}).value"
+        return f"CAST({self.function.upper()}({self.column}) AS {sql_type})"
+
+
+@dataclass(frozen=True)
 class GoldModel:
     """One gold table: its meaning, and the SELECT (no header, no semicolon) that computes it."""
 
@@ -68,22 +103,35 @@ class GoldModel:
     inputs: tuple[str, ...]
     columns: tuple[Column, ...]
     sql: str
+    bucket: timedelta = timedelta()
+    window: timedelta = timedelta()
+    pause: timedelta = timedelta()
+    merge: tuple[Merge, ...] = ()
 
     @property
     def period_column(self) -> str:
-        """The date column that says which day or week (its Monday) a row belongs to."""
+        """The column that says to which day, week (its Monday) or bucket a row belongs; of no use to period `now`."""
         return self.grain[0]
 
     @property
     def definition(self) -> str:
-        """A hash that changes when the stored rows would no longer be what this model gives."""
+        """A hash that changes when the stored rows would no longer be what this file gives."""
         shape = [f"{column.name} {column.type}" for column in self.columns]
-        return hashlib.sha256("\n".join([self.sql, self.period, *self.inputs, *shape]).encode()).hexdigest()
+        spans = [str(self.bucket), str(self.window)] if self.window else []
+        text = [self.sql, self.period, *self.inputs, *shape, *spans]
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     def with_inputs(self, relations: Mapping[str, str]) -> str:
         """Give the whole query: the model over one SELECT per declared input, bound as CTEs."""
         ctes = ", ".join(f"{name} AS ({relations[name]})" for name in self.inputs)
         return f"WITH {ctes} SELECT * FROM (\n{self.sql}\n)"
+
+    def merged(self, stored: str, news: str) -> str:
+        """Give the query that makes one table of two SELECTs of this model's columns. Only for a model with `merge`."""
+        types = {column.name: column.type for column in self.columns}
+        values = ", ".join(f"{merge.sql(types[merge.column])} AS {merge.column}" for merge in self.merge)
+        keys = ", ".join(self.grain)
+        return f"SELECT {keys}, {values} FROM (({stored}) UNION ALL BY NAME ({news})) GROUP BY {keys}"
 
 
 @cache
@@ -102,17 +150,16 @@ def load_models() -> tuple[GoldModel, ...]:
 
 def parse_model(name: str, text: str) -> GoldModel:
     """Make a model from the text of its file, its header checked against the SELECT's columns."""
-    header, sql = _split(text)
+    header, sql = split_header(text)
     fields: dict[str, str] = {}
     documented: dict[str, tuple[str, str]] = {}
     for line in header:
         _read_header_line(name, line, fields, documented)
     if missing := sorted(_HEADER_KEYS - fields.keys()):
         raise GoldModelError(name, f"the header lacks {', '.join(missing)}")
-    if fields["period"] not in ("day", "week"):
-        raise GoldModelError(name, f"period is {fields['period']!r}, not day or week")
+    spans = _spans(name, fields)
     inputs = _names(fields["inputs"])
-    if unknown := sorted(set(inputs) - INPUT_COLUMNS.keys()):
+    if unknown := sorted(set(inputs) - ALL_COLUMNS.keys()):
         raise GoldModelError(name, f"unknown inputs {', '.join(unknown)}")
     model = GoldModel(
         name=name,
@@ -122,11 +169,13 @@ def parse_model(name: str, text: str) -> GoldModel:
         inputs=inputs,
         columns=(),
         sql=sql,
+        merge=_merges(name, fields.get("merge")),
+        **spans,
     )
     return _with_columns(model, documented)
 
 
-def _split(text: str) -> tuple[list[str], str]:
+def split_header(text: str) -> tuple[list[str], str]:
     """Separate the comment lines at the top, continuations joined, from the statement."""
     lines = text.splitlines()
     top = next((number for number, line in enumerate(lines) if not line.startswith("--")), len(lines))
@@ -151,10 +200,39 @@ def _read_header_line(name: str, line: str, fields: dict[str, str], documented: 
         if column in documented:
             raise GoldModelError(name, f"column {column} is documented twice")
         documented[column] = (unit["unit"], unit["meaning"])
-    elif key in _HEADER_KEYS and not column and key not in fields:
+    elif (key in _HEADER_KEYS or key in _SPAN_KEYS or key == "merge") and not column and key not in fields:
         fields[key] = text
     else:
         raise GoldModelError(name, f"unknown or repeated header line: {line!r}")
+
+
+def _spans(name: str, fields: Mapping[str, str]) -> dict[str, timedelta]:
+    """Read the spans of time that the header gives; those that its period cannot have, or lacks, are refused."""
+    period = fields["period"]
+    if period not in _SPANS_OF:
+        raise GoldModelError(name, f"period is {period!r}, not {', '.join(_SPANS_OF)}")
+    given = _SPAN_KEYS & fields.keys()
+    if given - _SPANS_OF[period] or (period == "live" and given != _SPANS_OF["live"]):
+        raise GoldModelError(name, f"period {period} takes {', '.join(sorted(_SPANS_OF[period])) or 'no span of time'}")
+    spans: dict[str, timedelta] = {}
+    for key in given:
+        match = _SPAN.fullmatch(fields[key])
+        if match is None:
+            raise GoldModelError(name, f"{key} is {fields[key]!r}, not a number and s, m or h, as in 5 m")
+        spans[key] = int(match["count"]) * _SPAN_UNITS[match["unit"]]
+    if period == "live" and timedelta(days=1) % spans["bucket"]:
+        raise GoldModelError(name, "the bucket does not divide a day")
+    return spans
+
+
+def _merges(name: str, text: str | None) -> tuple[Merge, ...]:
+    merges: list[Merge] = []
+    for part in _names(text) if text else ():
+        match = _MERGE.fullmatch(part)
+        if match is None or (match["by"] and match["function"] == "sum"):
+            raise GoldModelError(name, f"merge {part!r} is not '<column> sum', '… max' or '… max by <column>'")
+        merges.append(Merge(match["column"], cast("Literal['sum', 'max']", match["function"]), match["by"]))
+    return tuple(merges)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -172,6 +250,8 @@ def _with_columns(model: GoldModel, documented: Mapping[str, tuple[str, str]]) -
         raise GoldModelError(model.name, "the grain and the column lines are not in the order of the SELECT")
     if wrong := [f"{column} {sql_type}" for column, sql_type in actual if sql_type not in OUTPUT_TYPES]:
         raise GoldModelError(model.name, f"columns of a type that dashboards cannot read: {', '.join(wrong)}")
+    if model.merge and [merge.column for merge in model.merge] != names[len(model.grain) :]:
+        raise GoldModelError(model.name, "merge does not name every column beside the grain, in their order")
     columns = tuple(Column(column, *documented[column], sql_type) for column, sql_type in actual)
     return replace(model, columns=columns)
 

@@ -1,5 +1,8 @@
 """Refresh gold: recompute the periods that changed in silver, and nothing else.
 
+Rows of a live model that are older than its window go with the first refresh that has news for it: time alone is no
+reason to write, so a spool at rest costs nothing.
+
 Each model has its own transaction, which reads silver and the manifest in one snapshot and writes only the
 gold file: the table's new rows and the model's watermark. If we die before its COMMIT, nothing happened and
 the next refresh does it; after it, the model is done. A model that fails is rolled back, logged, and listed
@@ -22,12 +25,13 @@ import duckdb
 import structlog
 
 from piper.gold import store
-from piper.gold.inputs import SilverSource
+from piper.gold.compute import add, replace
+from piper.gold.inputs import INPUT_COLUMNS, SilverSource
 from piper.gold.models import GoldModel, load_models
+from piper.gold.own import definition_of, follows_all, in_turn
+from piper.gold.periods import changed_periods, first_period, full_scope, naive_utc, scope_of, window_start
 
 _log = structlog.get_logger(__name__)
-
-_WEEK = timedelta(weeks=1)
 
 
 class ModelRun(NamedTuple):
@@ -106,17 +110,18 @@ class GoldStore:
         return opened
 
     def is_complete(self, con: duckdb.DuckDBPyConnection, source: SilverSource, before: date) -> bool:
-        """Whether every model has all that silver holds of the periods that reach back before this date."""
+        """Whether every model of days or weeks has all that silver holds of those that reach back before this date."""
         with store.transaction(con):
             marks = store.read_watermarks(con)
             for model in self.models:
+                first = first_period(model, before)
+                if first is None:
+                    continue
                 mark = marks.get(model.name)
                 if mark is None or not _is_current(model, mark):
                     return False
                 through, dates = source.changed_dates(con, mark.through_seq)
-                if through < mark.through_seq or any(
-                    period < first_period(model, before) for period in changed_periods(model, dates)
-                ):
+                if through < mark.through_seq or any(period < first for period in changed_periods(model, dates)):
                     return False
         return True
 
@@ -169,10 +174,10 @@ class GoldStore:
 
     def _chosen(self, names: Collection[str] | None) -> list[GoldModel]:
         if names is None:
-            return list(self.models)
+            return in_turn(self.models)
         if unknown := sorted(set(names) - {model.name for model in self.models}):
             raise KeyError(f"no such gold models: {', '.join(unknown)}")
-        return [model for model in self.models if model.name in names]
+        return in_turn(model for model in self.models if model.name in names)
 
     def _nothing_changed(
         self, con: duckdb.DuckDBPyConnection, source: SilverSource, chosen: Sequence[GoldModel]
@@ -187,6 +192,9 @@ class GoldStore:
                 through, dates = source.changed_dates(con, after)
                 if dates or through < after:
                     return None
+            now = naive_utc(self._clock())
+            if any(model.period == "now" and _must_follow(con, source, model, marks, now) for model in chosen):
+                return None
             return through
 
     def _run(
@@ -238,76 +246,56 @@ class GoldStore:
         self, con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, *, from_scratch: bool
     ) -> _Work:
         """Bring one table and its watermark up to date, inside the caller's transaction."""
-        mark = store.read_watermarks(con).get(model.name)
+        marks = store.read_watermarks(con)
+        mark = marks.get(model.name)
         after = mark.through_seq if mark and _is_current(model, mark) and not from_scratch else 0
+        now = naive_utc(self._clock())
         # Asked first, so that the snapshot of silver is taken here and all that follows reads the same one.
         through, dates = source.changed_dates(con, after)
         kept = store.read_kept_before(con)
         first = None if kept is None else first_period(model, kept)
-        if from_scratch or mark is None or not _is_current(model, mark) or through < after:
+        if not mark or not _is_current(model, mark) or from_scratch or through < after or _goes_back(model, mark, now):
+            _, dates = source.changed_dates(con, 0)
             store.recreate_table(con, model, first)
-            rows = _insert(con, source, model, None, first)
-        elif dates:
-            periods = [period for period in changed_periods(model, dates) if first is None or period >= first]
-            stale = f"{model.period_column} IN (SELECT unnest(?::DATE[]))"
-            con.execute(f"DELETE FROM {store.table_of(model)} WHERE {stale}", [periods])
-            rows = _insert(con, source, model, periods)
+            rows = replace(con, source, model, full_scope(model, dates, now, first), now)
+        elif dates or (model.period == "now" and _must_follow(con, source, model, marks, now)):
+            scope = scope_of(model, dates, now, first)
+            added = add(con, source, model, scope, now, after)
+            rows = replace(con, source, model, scope, now) if added is None else added
         else:
             return _Work(None, [], through)
-        store.write_watermark(con, model, through, self._clock())
+        store.write_watermark(con, model.name, store.Watermark(through, naive_utc(self._clock()), definition_of(model)))
         return _Work(rows, dates, through)
 
 
-def changed_periods(model: GoldModel, dates: Sequence[date]) -> list[date]:
-    """Give the periods to recompute: the dates themselves, or their weeks' Mondays and the Mondays after.
-
-    A week's growth is measured against the week before it, so that a changed week changes the next one too.
-    """
-    if model.period == "day":
-        return sorted(set(dates))
-    mondays = {day - timedelta(days=day.weekday()) for day in dates}
-    return sorted(mondays | {monday + _WEEK for monday in mondays if monday <= date.max - _WEEK})
-
-
-def first_period(model: GoldModel, kept_before: date) -> date:
-    """Give the first period whose input dates all are at or after `kept_before`."""
-    if model.period == "day":
-        return kept_before
-    monday = kept_before + timedelta(days=-kept_before.weekday() % 7)
-    return monday + _WEEK
-
-
-def input_dates(model: GoldModel, periods: Sequence[date]) -> list[date]:
-    """Give the event dates whose silver rows decide these periods; for weeks, the week before included."""
-    if model.period == "day":
-        return sorted(periods)
-    # Clipped to the calendar that Python has: an artist's clock can say year 1.
-    first, last = date.min.toordinal(), date.max.toordinal()
-    days = {monday.toordinal() + offset for monday in periods for offset in range(-7, 7)}
-    return [date.fromordinal(day) for day in sorted(days) if first <= day <= last]
-
-
 def _is_current(model: GoldModel, mark: store.Watermark | None) -> bool:
-    return mark is not None and mark.definition == model.definition
+    return mark is not None and mark.definition == definition_of(model)
 
 
-def _insert(
+def _goes_back(model: GoldModel, mark: store.Watermark, now: datetime) -> bool:
+    """Whether the clock was set back so far that rows which have left the window are in it again."""
+    return model.period == "live" and window_start(model, now) < window_start(model, mark.refreshed_at)
+
+
+def _must_follow(
     con: duckdb.DuckDBPyConnection,
     source: SilverSource,
     model: GoldModel,
-    periods: Sequence[date] | None,
-    first: date | None = None,
-) -> int:
-    """Compute these periods (None: all from `first` on) and insert them; give the number of rows."""
-    dates = None if periods is None else input_dates(model, periods)
-    query = model.with_inputs({name: source.relation_sql(con, name, dates) for name in model.inputs})
-    insert = f"INSERT INTO {store.table_of(model)} BY NAME SELECT * FROM ({query})"
-    if periods is None and first is None:
-        counted = con.execute(insert).fetchone()
-    elif periods is None:
-        counted = con.execute(f"{insert} WHERE {model.period_column} >= ?", [first]).fetchone()
-    else:
-        # The week before is read to compare with, not to be written.
-        where = f" WHERE {model.period_column} IN (SELECT unnest(?::DATE[]))"
-        counted = con.execute(insert + where, [list(periods)]).fetchone()
-    return int(counted[0]) if counted else 0
+    marks: Mapping[str, store.Watermark],
+    now: datetime,
+) -> bool:
+    """Whether a model of period `now` is out of date although silver has no news for it."""
+    mine = marks[model.name].refreshed_at
+    if follows_all(model) and any(mark.refreshed_at > mine for mark in marks.values()):
+        return True
+    is_due = not timedelta() <= now - mine < model.pause
+    return "spool_hosts" in model.inputs and is_due and _spool_moved(con, source, model)
+
+
+def _spool_moved(con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel) -> bool:
+    """Whether the spool holds something else than the model's table says."""
+    columns = ", ".join(INPUT_COLUMNS["spool_hosts"])
+    then = f"SELECT {columns} FROM {store.table_of(model)}"
+    now = source.relation_sql(con, "spool_hosts", None)
+    query = f"SELECT 1 FROM (({then} EXCEPT ({now})) UNION ALL (({now}) EXCEPT {then})) LIMIT 1"
+    return con.execute(query).fetchone() is not None

@@ -18,11 +18,14 @@ import pyarrow as pa
 import structlog
 
 from piper.errors import DataRootError
+from piper.files import FILE_MODE
 from piper.gold.models import GoldModel
 
 ALIAS = "gold"
 """The name under which the file is attached to the writer's DuckDB instance."""
 
+NEW_FILE = " (BLOCK_SIZE 16384)"
+"""Every column of a small table takes a block, and each refresh copies the file: the smallest block there is."""
 WATERMARK_TABLE = f"{ALIAS}.main.gold_watermark"
 KEPT_TABLE = f"{ALIAS}.main.gold_kept"
 """One row once silver was pruned: rows of periods that reach back before its date can never be computed again."""
@@ -32,9 +35,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Watermark:
-    """Up to which silver commit a table is complete, and by which definition it was computed."""
+    """Up to which silver commit a table is complete, when (naive UTC) and by which definition it was computed."""
 
     through_seq: int
+    refreshed_at: datetime
     definition: str
 
 
@@ -57,7 +61,8 @@ def attach(con: duckdb.DuckDBPyConnection, path: Path) -> None:
         _set_aside(path, damage)
     quoted = str(path).replace("'", "''")
     try:
-        con.execute(f"ATTACH '{quoted}' AS {ALIAS}")
+        con.execute(f"ATTACH '{quoted}' AS {ALIAS}{'' if path.exists() else NEW_FILE}")
+        path.chmod(FILE_MODE)
     except duckdb.IOException as error:
         raise _unusable(path, error) from error
 
@@ -112,8 +117,8 @@ def write_kept_before(con: duckdb.DuckDBPyConnection, before: date) -> None:
     con.execute(f"DELETE FROM {KEPT_TABLE} WHERE before < (SELECT max(before) FROM {KEPT_TABLE})")
 
 
-FirstPeriod = Callable[[GoldModel, date], date]
-"""Gives the first period of a model that is computed, where silver is whole from a date on."""
+FirstPeriod = Callable[[GoldModel, date], date | None]
+"""Gives the first period of a model that is computed, where silver is whole from a date on; None: it keeps none."""
 
 
 def adopt_kept(
@@ -160,7 +165,7 @@ def _read_kept(
         before: date = row[0]
         tables = {}
         for model in models:
-            if model.name in names:
+            if model.name in names and first_period(model, before) is not None:
                 select = f"""SELECT * FROM published.main.{model.name} WHERE "{model.period_column}" < ?"""
                 tables[model.name] = probe.execute(select, [first_period(model, before)]).to_arrow_table()
         return before, tables
@@ -168,16 +173,16 @@ def _read_kept(
 
 def read_watermarks(con: duckdb.DuckDBPyConnection) -> dict[str, Watermark]:
     """Give the watermark of every model that was ever computed."""
-    rows = con.execute(f"SELECT model, through_seq, definition FROM {WATERMARK_TABLE}").fetchall()
-    return {model: Watermark(through_seq, definition) for model, through_seq, definition in rows}
+    rows = con.execute(f"SELECT model, through_seq, refreshed_at_utc, definition FROM {WATERMARK_TABLE}").fetchall()
+    return {model: Watermark(*mark) for model, *mark in rows}
 
 
-def write_watermark(con: duckdb.DuckDBPyConnection, model: GoldModel, through_seq: int, now_utc: datetime) -> None:
-    """Record that the model's table is complete up to this commit, inside the caller's transaction."""
-    con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [model.name])
+def write_watermark(con: duckdb.DuckDBPyConnection, name: str, mark: Watermark) -> None:
+    """Record how far the model's table is complete, inside the caller's transaction."""
+    con.execute(f"DELETE FROM {WATERMARK_TABLE} WHERE model = ?", [name])
     con.execute(
         f"INSERT INTO {WATERMARK_TABLE} VALUES (?, ?, ?, ?)",
-        [model.name, through_seq, now_utc.replace(tzinfo=None), model.definition],
+        [name, mark.through_seq, mark.refreshed_at, mark.definition],
     )
 
 

@@ -26,6 +26,7 @@ from piper.ops.control import Handler, Progress
 from piper.ops.health import Health
 from piper.ops.jobs import Jobs, refused
 from piper.ops.status import collect_status
+from piper.reload import Reloader
 from piper.retention import prune as prune_due
 from piper.settings import Settings
 from piper.upkeep import Upkeep
@@ -41,6 +42,7 @@ class Running(Protocol):
     started_at: float
     jobs: Jobs
     gold_lock: anyio.Lock
+    reloader: Reloader
     upkeep: Upkeep
 
     @property
@@ -60,13 +62,16 @@ def control_handlers(daemon: Running) -> Mapping[str, Handler]:
     async def materialize(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return await _materialize(daemon, args.get("model"), progress)
 
+    async def reload(_args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        return (await daemon.reloader.reload()).as_json()
+
     async def compact(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return await _compact(daemon, args, progress)
 
     async def prune(args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
         return await _prune(daemon, dry_run=bool(args.get("dry_run")))
 
-    return {"status": status, "materialize": materialize, "compact": compact, "prune": prune}
+    return {"status": status, "materialize": materialize, "reload": reload, "compact": compact, "prune": prune}
 
 
 async def _status(daemon: Running) -> dict[str, Any]:

@@ -75,15 +75,18 @@ class Health:
         start = _Failing("piperd is starting", utc_now())
         self._failing: dict[str, _Failing] = dict.fromkeys(conditions, start)
 
-    def beat(self, loop: str) -> None:
-        """Say that `loop` turns. Costs a lock and a clock; call it at every turn."""
+    def beat(self, loop: str, *, rest_seconds: float = 0.0) -> None:
+        """Say that `loop` turns. Costs a lock and a clock; call it at every turn.
+
+        `rest_seconds` announces a rest on purpose: the limit counts from its end.
+        """
         if loop not in self._limits:
             raise ValueError(f"no loop is called {loop!r}, only {', '.join(self._limits)}")
         with self._lock:
-            self._beats[loop] = self._monotonic()
+            self._beats[loop] = self._monotonic() + rest_seconds
 
     def ended(self, loop: str) -> None:
-        """Say that `loop` ended on purpose, so that its silence during a shutdown is not taken for a hang."""
+        """Say that `loop` is not at work, on purpose, so that its silence is not taken for a hang until it beats."""
         with self._lock:
             self._beats.pop(loop, None)
 
@@ -91,7 +94,7 @@ class Health:
         """Whether no watched loop is silent for longer than its limit, and the state of each."""
         with self._lock:
             now = self._monotonic()
-            silences = {loop: now - beat for loop, beat in self._beats.items()}
+            silences = {loop: max(0.0, now - beat) for loop, beat in self._beats.items()}
         states: list[LoopState] = [
             {
                 "loop": loop,

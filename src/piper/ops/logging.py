@@ -179,14 +179,8 @@ def configure_logging(
     more from stderr only, where a command shows its own summary. May be called again; what an earlier call
     set up is closed first. The end of the process closes the run log, and so does `close_run_log`.
     """
-    threshold = logging.getLevelNamesMapping()[level.upper()]
     _remove_handlers()
     root = logging.getLogger()
-    root.setLevel(threshold)
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(
-            logging.INFO if threshold == logging.DEBUG else max(threshold, logging.WARNING)
-        )
     logging.captureWarnings(True)
     stderr = _StderrHandler(logging.getLevelNamesMapping()[stderr_level.upper()] if stderr_level else logging.NOTSET)
     stderr.setFormatter(_json_formatter() if format == "json" else _text_formatter(colors=sys.stderr.isatty()))
@@ -195,6 +189,17 @@ def configure_logging(
         to_file = _RunLogHandler(run_log, stderr)
         to_file.setFormatter(_json_formatter())
         root.addHandler(to_file)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log what is of `level` (`logging.level` of the settings) or worse from now on, where lines go already."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(threshold)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(
+            logging.INFO if threshold == logging.DEBUG else max(threshold, logging.WARNING)
+        )
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -364,5 +369,6 @@ __all__ = [
     "close_run_log",
     "configure_logging",
     "get_logger",
+    "set_level",
     "utc_now",
 ]

@@ -57,6 +57,12 @@ GOLD_MODELS: Final = (
     "gold_tool_reliability_daily",
     "gold_storage_growth_weekly",
     "gold_data_quality_daily",
+    "gold_activity_daily",
+    "gold_host_activity_daily",
+    "gold_activity_live",
+    "gold_farm_pressure_live",
+    "gold_ingest_live",
+    "gold_as_of",
 )
 RESULTS: Final = ("ok", "error")
 DATASETS: Final = (
@@ -71,7 +77,7 @@ DATASETS: Final = (
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
 PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
-DUTIES: Final = ("forget", "compact", "prune")
+DUTIES: Final = ("forget", "mask", "clean", "compact", "prune")
 
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GOLD_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -144,15 +150,24 @@ METRICS: Final[tuple[Metric, ...]] = (
              "Refreshes of a model", model=GOLD_MODELS, result=RESULTS),
     _gauge("piper_gold_last_success_timestamp_seconds", "Unix seconds",
            "Last refresh of a model that succeeded", model=GOLD_MODELS),
+    _gauge("piper_gold_current_timestamp_seconds", "Unix seconds",
+           "Last time that readers had a model with all of silver in it, whether there was news or not",
+           model=GOLD_MODELS),
     _counter("piper_pruned_files_total", "files", "Files that retention deleted", kind=PRUNED),
     _counter("piper_pruned_rows_total", "rows", "Rows, lines and file states that retention deleted", kind=PRUNED),
     _counter("piper_pruned_bytes_total", "bytes", "Bytes that retention deleted", kind=PRUNED),
     _histogram("piper_upkeep_duration_seconds", "seconds",
                "Duration of a background step that found something to do", _GOLD_BUCKETS, duty=DUTIES),
     _counter("piper_upkeep_errors_total", "steps", "Background steps that failed; they are tried again", duty=DUTIES),
+    _gauge("piper_privacy_rewrite_pending", "0 or 1",
+           "1 while older rows, or files that readers mount, do not have the form that privacy.mask_users asks for"),
     _gauge("piper_storage_bytes", "bytes", "Disk space that piper's files use", kind=STORAGE_KINDS),
     _gauge("piper_disk_free_bytes", "bytes", "Free space on the disk of the data root"),
     _gauge("piper_disk_size_bytes", "bytes", "Size of the disk of the data root"),
+    _gauge("piper_state_disk_free_bytes", "bytes",
+           "Free space on the disk of the state root, 0 where the data root is on the same disk"),
+    _gauge("piper_state_disk_size_bytes", "bytes",
+           "Size of the disk of the state root, 0 where the data root is on the same disk"),
     _gauge("piper_ready", "0 or 1", "1 while /readyz answers 200"),
     _gauge("piper_build_info", "always 1", "Versions that run, as labels",
            version=(), duckdb_version=(), python_version=()),
@@ -430,6 +445,17 @@ class Metrics:
         else:
             _gold.error("gold_refresh_failed", model=model, **_present(error=error), seconds=round(seconds, 4))
 
+    def gold_current(self, models: Iterable[str]) -> None:
+        """Readers find every commit in `models` (of `GOLD_MODELS`), but for a pause; said again without news."""
+        for model in models:
+            self._gauge("piper_gold_current_timestamp_seconds", model).set(self._clock())
+
+    # --- privacy ---
+
+    def privacy(self, *, is_pending: bool) -> None:
+        """Whether what readers mount still holds the form that `privacy.mask_users` does not ask for."""
+        self._gauge("piper_privacy_rewrite_pending").set(is_pending)
+
     # --- the machine ---
 
     def storage(self, size_bytes: Mapping[str, int]) -> None:
@@ -443,6 +469,12 @@ class Metrics:
         self._gauge("piper_disk_free_bytes").set(free_bytes)
         self._gauge("piper_disk_size_bytes").set(total_bytes)
         _silver.debug("disk", free_bytes=free_bytes, total_bytes=total_bytes)
+
+    def state_disk(self, free_bytes: int, total_bytes: int) -> None:
+        """Room on the disk of the state root, where that is another one than the data root's."""
+        self._gauge("piper_state_disk_free_bytes").set(free_bytes)
+        self._gauge("piper_state_disk_size_bytes").set(total_bytes)
+        _silver.debug("state_disk", free_bytes=free_bytes, total_bytes=total_bytes)
 
     def show_health(self, health: Health) -> None:
         """Let `piper_ready` follow `health`, asked at each scrape: right even while every loop hangs."""

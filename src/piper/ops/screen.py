@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from piper.oneshot import IngestSummary, RebuildRun
-from piper.ops.doctor import Check, Level, describe_writer, duration, size, worst
+from piper.ops.checks import Check, Level, worst
+from piper.ops.words import size
 from piper.settings import SettingRow
 
 PIPE_COLUMNS = 200
@@ -67,7 +68,7 @@ def show_ingest(out: Console, summary: IngestSummary, title: str = "ingested") -
         ("files", f"{summary.files:,} with news, {size(summary.bytes)}"),
         ("accepted", f"{summary.accepted:,} events"),
         ("duplicate", f"{summary.duplicates:,}"),
-        ("quarantined", _with_reasons(summary.quarantined, summary.quarantined_by_reason)),
+        ("quarantined", with_reasons(summary.quarantined, summary.quarantined_by_reason)),
     ]
     if summary.deferred_files:
         what = f"{summary.deferred_files:,} files end in a line that is not complete ({size(summary.deferred_bytes)})"
@@ -114,42 +115,6 @@ def show_pruned(out: Console, done: dict[str, Any]) -> None:
     facts(out, title, rows)
 
 
-def show_status(out: Console, status: dict[str, Any]) -> None:
-    """One screen: who writes, what is on the spool, what is in the warehouse."""
-    rows = [("spool", status["paths"]["raw_root"]), ("data root", status["paths"]["data_root"])]
-    disk = status["disk"]
-    rows.append(("disk", f"{size(disk['free_bytes'])} free of {size(disk['size_bytes'])}"))
-    rows += [("problem", problem["reason"]) for problem in status.get("problems", [])]
-    if "commits" in status:
-        rows += _spool_rows(status) + _warehouse_rows(status)
-    facts(out, describe_writer(status), rows)
-
-
-def _spool_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
-    spool, files = status["spool"], status["files"]
-    known = f"{files['tracked']:,} known, {files['vanished']:,} vanished, {files['doubtful']:,} doubtful"
-    if not spool["reachable"]:
-        return [("files", known), ("unread", f"unknown, the spool cannot be read: {spool['error']}")]
-    unread = "nothing"
-    if spool["unread_files"]:
-        age = duration(spool["oldest_unread_seconds"])
-        unread = f"{size(spool['unread_bytes'])} in {spool['unread_files']:,} files, oldest {age}"
-    return [("files", known), ("unread", unread)]
-
-
-def _warehouse_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
-    commits, events, chunks = status["commits"], status["events"], status["chunks"]
-    gold = [moment for moment in status["gold"].values() if moment]
-    return [
-        ("accepted", f"{events['accepted']:,} events, {events['duplicates']:,} duplicates left out"),
-        ("quarantined", _with_reasons(events["quarantined"], status["quarantined_by_reason"])),
-        ("last commit", f"{commits['last_commit_utc'] or 'never'} (number {commits['commit_seq']:,})"),
-        ("last seal", f"{commits['last_seal_utc'] or 'never'}; {status['tail_rows']:,} rows wait in the tail"),
-        ("silver", f"{chunks['files']:,} chunks, {size(chunks['bytes'])}"),
-        ("gold", f"{len(gold)} models, last refreshed {max(gold, default='never')}"),
-    ]
-
-
 def show_rebuild(out: Console, run: RebuildRun) -> None:
     """What the new manifest was made of, and what raw added."""
     rows = [(name, _plain(value)) for name, value in run.found.items() if value]
@@ -188,7 +153,8 @@ def show_settings(out: Console, rows: list[SettingRow]) -> None:
     out.print(table)
 
 
-def _with_reasons(total: int, reasons: dict[str, int]) -> str:
+def with_reasons(total: int, reasons: dict[str, int]) -> str:
+    """A number of lines, and how it is made up."""
     if not reasons:
         return f"{total:,}"
     return f"{total:,} lines: {', '.join(f'{reason} {lines:,}' for reason, lines in reasons.items())}"

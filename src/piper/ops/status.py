@@ -8,10 +8,11 @@ entries. Nothing is created or changed. Times are ISO 8601 in UTC, sizes bytes; 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import stat
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,22 @@ from piper import __version__
 from piper.errors import ManifestNewerError, PiperError, WriterLockedError
 from piper.gold.store import ALIAS, WATERMARK_TABLE
 from piper.layout import Layout
+from piper.ops.backlog import Unread, by_host, total
 from piper.ops.control import DaemonNotRunningError, ask
 from piper.settings import Settings
 from piper.silver import schema
-from piper.silver.store import translate
+from piper.silver.store import translate, utc_now
 from piper.spool.discover import scan_spool
+from piper.spool.identity import display_path
 from piper.writer import Writer
 
 LOOKS_MAX = 1000
 """Files that are opened to tell a cut last line from unread lines; where more have grown, all counts as unread."""
 ASK_SECONDS = 15.0
 """How long a daemon may take to answer: it answers between two steps, and a seal of a full batch takes seconds."""
+
+GROWTH_DAYS = 14
+"""Two whole weeks: weekends count as often as they come."""
 
 
 class NotInitialisedError(PiperError):
@@ -40,18 +46,20 @@ class NotInitialisedError(PiperError):
 
 def collect_status(writer: Writer) -> dict[str, Any]:
     """What the writer knows. Call it in the writer's thread, between two steps: the tailer belongs to that thread."""
-    size_bytes, files, age = writer.tailer.backlog()
+    waiting = [
+        Unread(display_path(source.path), source.unread_bytes, seconds) for source, seconds in writer.tailer.waiting()
+    ]
     error = writer.tailer.spool_error
     return {
         **_head(writer.settings, writer.store.layout),
         "spool": {
             "reachable": not error,
             "error": error,
-            "unread_bytes": size_bytes,
-            "unread_files": files,
-            "oldest_unread_seconds": round(age, 1),
+            **total(waiting),
             "lost_bytes": int(writer.metrics.registry.get_sample_value("piper_lost_bytes_total") or 0),
         },
+        "hosts": by_host(waiting),
+        "rates": writer.pace.rates(),
         **_stored(writer.store.con, with_gold=True),
     }
 
@@ -89,7 +97,17 @@ def _head(settings: Settings, layout: Layout) -> dict[str, Any]:
             "raw_root": str(paths.raw_root), "data_root": str(paths.data_root), "state_root": str(paths.state_root),
         },
         "disk": {"free_bytes": usage.free, "size_bytes": usage.total},
+        "versions": {"piper": __version__, "duckdb": duckdb.__version__, "python": platform.python_version()},
+        "last_publish_utc": _published(layout),
     }  # fmt: skip
+
+
+def _published(layout: Layout) -> str | None:
+    """When the tail that readers see was swapped in."""
+    try:
+        return _iso(datetime.fromtimestamp(layout.tail.stat().st_mtime, UTC).replace(tzinfo=None))
+    except OSError:
+        return None
 
 
 def _read_manifest(settings: Settings, layout: Layout) -> dict[str, Any]:
@@ -103,9 +121,12 @@ def _read_manifest(settings: Settings, layout: Layout) -> dict[str, Any]:
                     f" {schema.VERSION}",
                     hint="Install the piper that wrote it, or a newer one.",
                 )
+            spool, hosts = _look_at_spool(settings.paths.raw_root, con)
             return {
                 **_head(settings, layout),
-                "spool": _look_at_spool(settings.paths.raw_root, con),
+                "spool": spool,
+                "hosts": hosts,
+                "rates": None,
                 **_stored(con, with_gold=_attach_gold(con, layout)),
             }
     except duckdb.Error as error:
@@ -131,9 +152,11 @@ def _stored(con: duckdb.DuckDBPyConnection, *, with_gold: bool) -> dict[str, Any
     files, vanished, doubtful = _one(
         con, "SELECT count(*) FILTER (NOT vanished), count(*) FILTER (vanished), count(doubt) FROM sources"
     )
-    chunks, chunk_bytes = _one(con, "SELECT count(*), coalesce(sum(size_bytes), 0)::BIGINT FROM chunks")
     reasons = con.execute(
         "SELECT reason, sum(lines)::BIGINT FROM quarantine_counts GROUP BY reason ORDER BY 2 DESC, 1"
+    ).fetchall()
+    today = con.execute(
+        "SELECT reason, lines FROM quarantine_counts WHERE quarantine_date = ? ORDER BY 2 DESC, 1", [utc_now().date()]
     ).fetchall()
     marks = con.execute(f"SELECT model, refreshed_at_utc FROM {WATERMARK_TABLE}").fetchall() if with_gold else []
     return {
@@ -143,22 +166,43 @@ def _stored(con: duckdb.DuckDBPyConnection, *, with_gold: bool) -> dict[str, Any
         },
         "events": {"accepted": progress[4], "duplicates": progress[5], "quarantined": progress[6]},
         "quarantined_by_reason": dict(reasons),
+        "quarantined_today": dict(today),
         "quarantined_pending": _one(con, "SELECT count(*) FROM rejections")[0],
         "files": {"tracked": files, "vanished": vanished, "doubtful": doubtful},
         "tail_rows": _one(con, "SELECT count(*) FROM events_tail")[0],
-        "chunks": {"files": chunks, "bytes": chunk_bytes},
+        "chunks": _chunks(con),
         "gold": {model: _iso(refreshed) for model, refreshed in sorted(marks)},
+        "schema_version": schema.stored_version(con),
     }  # fmt: skip
 
 
-def _one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    row = con.execute(query).fetchone()
+def _chunks(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """How many chunks there are, and how fast they grow: bytes a day, over the whole days of the last GROWTH_DAYS."""
+    rows = con.execute(
+        "SELECT dataset, count(*), sum(size_bytes)::BIGINT FROM chunks GROUP BY dataset ORDER BY dataset"
+    ).fetchall()
+    today = utc_now().date()
+    first, recent = _one(
+        con,
+        "SELECT min(event_date), sum(size_bytes)::BIGINT FROM chunks WHERE event_date >= ? AND event_date < ?",
+        [today - timedelta(days=GROWTH_DAYS), today],
+    )
+    return {
+        "files": sum(row[1] for row in rows),
+        "bytes": sum(row[2] for row in rows),
+        "by_dataset": {dataset: files for dataset, files, _ in rows},
+        "bytes_per_day": None if first is None else round(recent / (today - first).days),
+    }
+
+
+def _one(con: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> tuple[Any, ...]:
+    row = con.execute(query, parameters).fetchone()
     assert row is not None
     return tuple(row)
 
 
-def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """What the spool holds beyond the committed offsets, without reading it: one `stat` a file."""
+def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the spool holds beyond the committed offsets, without reading it (one `stat` a file): in all, by host."""
     scan = scan_spool(str(raw_root))
     known = dict(con.execute("SELECT inode, read_offset FROM sources").fetchall())
     grown = {
@@ -168,15 +212,13 @@ def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> dict[str, 
     }
     if len(grown) <= LOOKS_MAX:
         grown = {path: item for path, item in grown.items() if _has_line(os.fsencode(raw_root) + b"/" + path, item[1])}
-    oldest = min((status.st_mtime for status, _ in grown.values()), default=None)
-    return {
-        "reachable": not scan.root_error,
-        "error": scan.root_error,
-        "unread_bytes": sum(status.st_size - offset for status, offset in grown.values()),
-        "unread_files": len(grown),
-        "oldest_unread_seconds": 0.0 if oldest is None else round(max(0.0, time.time() - oldest), 1),
-        "lost_bytes": None,
-    }
+    now = time.time()
+    waiting = [
+        Unread(display_path(path), status.st_size - offset, max(0.0, now - status.st_mtime))
+        for path, (status, offset) in grown.items()
+    ]
+    spool = {"reachable": not scan.root_error, "error": scan.root_error, **total(waiting), "lost_bytes": None}
+    return spool, by_host(waiting)
 
 
 def _has_line(path: bytes, offset: int) -> bool:

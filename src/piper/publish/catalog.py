@@ -26,9 +26,9 @@ from piper.silver.datasets import DATASETS, EMPTY_CHUNK, UNKNOWN_PARTITION, Data
 EMPTY_DATE = "1970-01-01"
 
 
-def silver_view_sql(dataset: Dataset, layout: Layout) -> str:
-    """The SELECT of a silver view."""
-    columns = ", ".join(f'"{name}"' for name, _ in dataset.columns)
+def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = False) -> str:
+    """The SELECT of a silver view; `with_internal` adds the columns that piper keeps beside those of the contract."""
+    columns = dataset.column_list if with_internal else ", ".join(f'"{name}"' for name, _ in dataset.columns)
     chunks = dataset.chunk_rows_sql(f"'{sql_literal(layout.silver / dataset.name)}/**/*.parquet'", columns)
     return f"""
         WITH tail AS MATERIALIZED (

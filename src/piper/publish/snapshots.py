@@ -106,15 +106,20 @@ def _swap(temporary: Path, path: Path, layout: Layout) -> None:
 def _keep_generation(path: Path, layout: Layout) -> None:
     """Give the file that is about to be replaced another name, and drop the names that are old enough."""
     make_directory(layout.generations)
-    now = time.time()
     if path.exists():
         try:
             os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-    for earlier in layout.generations.iterdir():
+    drop_generations(layout)
+
+
+def drop_generations(layout: Layout, *, older_than: float = GENERATION_SECONDS) -> None:
+    """Delete the snapshots that were replaced longer than so many seconds ago. Any thread."""
+    now = time.time()
+    for earlier in layout.generations.iterdir() if layout.generations.is_dir() else ():
         stamp = earlier.suffix[1:]
         age = now - int(stamp) / 1e9 if stamp.isdigit() else 0.0
-        if abs(age) > GENERATION_SECONDS:  # a clock that was set back must not keep them for ever
+        if abs(age) > older_than:  # a clock that was set back must not keep them for ever
             earlier.unlink(missing_ok=True)

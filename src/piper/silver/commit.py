@@ -18,7 +18,7 @@ tells.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -59,12 +59,20 @@ class Committed:
 
 
 def commit(
-    store: Store, batch: Batch, rejections: Sequence[Rejection], *, now: datetime, seal: bool, fresh_rows: bool = True
+    store: Store,
+    batch: Batch,
+    rejections: Sequence[Rejection],
+    *,
+    now: datetime,
+    seal: bool,
+    fresh_rows: bool = True,
+    projection: Callable[[str], str] = projection_sql,
 ) -> Committed:
     """Make what `parsed` holds, `rejections` and the batch's offsets durable. `now`: naive UTC.
 
     `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit
-    that only seals or only moves offsets). After an error the store must be opened anew.
+    that only seals or only moves offsets). `projection` gives the SELECT over `fresh` of a dataset's stored columns.
+    After an error the store must be opened anew.
     """
     con = store.con
     progress = store.progress()
@@ -83,10 +91,10 @@ def commit(
     # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
     shutil.rmtree(staged, ignore_errors=True)
     if seal:
-        result.chunks = stage_chunks(con, store.second_con, staged, with_fresh=fresh_rows)
+        result.chunks = stage_chunks(con, store.second_con, staged, projection if fresh_rows else None)
         failpoint("commit.staged")
     with store.reveal_lock:
-        _transaction(store, batch, result, repeated, now, seal=seal, fresh_rows=fresh_rows)
+        _transaction(store, batch, result, repeated, now, projection, seal=seal, fresh_rows=fresh_rows)
         failpoint("commit.committed")
         if seal:
             reveal(store.layout, staged)
@@ -126,7 +134,7 @@ def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
 
 def _transaction(
     store: Store, batch: Batch, result: Committed,
-    repeated: list[tuple[date, int]], now: datetime, *, seal: bool, fresh_rows: bool,
+    repeated: list[tuple[date, int]], now: datetime, projection: Callable[[str], str], *, seal: bool, fresh_rows: bool,
 ) -> None:  # fmt: skip
     con = store.con
     con.execute("BEGIN")
@@ -139,7 +147,7 @@ def _transaction(
         if seal:
             _forget_tail(con, result, now)
         elif fresh_rows and result.accepted:
-            _insert_tail(con, result.datasets)
+            _insert_tail(con, result.datasets, projection)
         _write_sources(store, batch, now)
         con.execute(
             """UPDATE progress SET commit_seq = ?, committed_at_utc = ?, accepted = accepted + ?,
@@ -157,9 +165,9 @@ def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
         con.execute("ROLLBACK")
 
 
-def _insert_tail(con: duckdb.DuckDBPyConnection, datasets: set[str]) -> None:
+def _insert_tail(con: duckdb.DuckDBPyConnection, datasets: set[str], projection: Callable[[str], str]) -> None:
     for dataset in (DATASETS[name] for name in DATASETS if name in datasets):
-        con.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection_sql(dataset.name)}")
+        con.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection(dataset.name)}")
 
 
 def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetime) -> None:
@@ -211,7 +219,8 @@ def note_changed(con: duckdb.DuckDBPyConnection, changed: Mapping[date, tuple[in
             [commit_seq],
         )
         con.execute(
-            """INSERT INTO dates SELECT event_date, ?, quarantined_lines, duplicate_events
+            """INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
+            SELECT event_date, ?, quarantined_lines, duplicate_events
             FROM changed_dates ANTI JOIN dates USING (event_date)""",
             [commit_seq],
         )

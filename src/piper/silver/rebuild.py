@@ -243,7 +243,7 @@ def _last_name(layout: Layout) -> int:
 def _write_counts(con: duckdb.DuckDBPyConnection, summary: RebuildSummary, sealed_through: int) -> None:
     """What is counted: a row for every date, all of them news to gold, and the progress row."""
     con.execute(
-        """INSERT INTO dates
+        """INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
         SELECT event_date, ?, sum(lines)::BIGINT, 0
         FROM (
             SELECT event_date, 0 AS lines FROM chunks

@@ -37,15 +37,40 @@ class SilverRelations:
         ).fetchall()
         return through, [row[0] for row in rows]
 
-    def relation_sql(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None) -> str:
-        """SELECT of a silver relation (`silver_<dataset>`, or `ingest_counts`) for `dates`, None = all."""
+    def relation_sql(
+        self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date] | None, after_seq: int = 0
+    ) -> str:
+        """SELECT of a silver relation (`silver_<dataset>`, or `ingest_counts`) for `dates`, None = all.
+
+        With `after_seq` only rows of later commits; only chunks that were written since are opened for them.
+        """
         where = "TRUE" if dates is None else f"event_date IN ({_date_list(dates)})"
         if dataset == "ingest_counts":
             return f"SELECT event_date, quarantined_lines, duplicate_events FROM {_DATABASE}.dates WHERE {where}"
         found = DATASETS[dataset.removeprefix("silver_")]
+        if after_seq:
+            where += f" AND commit_seq > {after_seq:d}"
         tail = f"SELECT {found.column_list} FROM {_DATABASE}.{found.tail_table} WHERE {where}"
         chunks = self._chunks(con, found, where)
-        return f"{tail} UNION ALL {chunks}" if chunks else tail
+        if not chunks:
+            return tail
+        return f"{tail} UNION ALL {chunks}" + (f" WHERE commit_seq > {after_seq:d}" if after_seq else "")
+
+    def rows_if_only_added(self, con: duckdb.DuckDBPyConnection, dataset: str, dates: Sequence[date]) -> int | None:
+        """Rows of `silver_<dataset>` for `dates`, from the manifest alone; None when a rewrite wrote some of them.
+
+        Such rows no longer tell by which commit they came, and a backfill may have changed them.
+        """
+        found = DATASETS[dataset.removeprefix("silver_")]
+        where = f"event_date IN ({_date_list(dates)})"
+        row = con.execute(
+            f"""SELECT coalesce(sum(row_count), 0)::BIGINT
+                + (SELECT count(*) FROM {_DATABASE}.{found.tail_table} WHERE {where})
+            FROM {_DATABASE}.chunks WHERE dataset = ? AND {where}
+            HAVING count(*) FILTER (commit_seq < 0) = 0""",
+            [found.name],
+        ).fetchone()
+        return int(row[0]) if row else None
 
     def _chunks(self, con: duckdb.DuckDBPyConnection, dataset: Dataset, where: str) -> str:
         rows = con.execute(

@@ -159,10 +159,10 @@ class Rewrite:
     ) -> int:
         """Make it durable and reveal it; readers switch with the next published tail. Returns the commit's number.
 
-        In the writer's thread, on the store's own connection, outside a transaction. `changed`: dates that gold must
-        look at again. `also` adds to the transaction (it gets the connection and the commit's number). Raises
-        PiperError, having changed nothing, when a chunk that was to give way is no longer there. After any other error
-        the store must be opened anew.
+        In the writer's thread, on the store's own connection, outside a transaction. `changed`: dates whose rows are
+        not what they were, which gold computes anew. `also` adds to the transaction (it gets the connection and the
+        commit's number). Raises PiperError, having changed nothing, when a chunk that was to give way is no longer
+        there. After any other error the store must be opened anew.
         """
         con, seq = self.store.con, self.store.progress().commit_seq + 1
         fsync_path(self.staged)

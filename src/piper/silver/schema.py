@@ -1,7 +1,7 @@
 """The manifest's tables, versioned.
 
 A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version
-is refused. Version 2 brought rewrites (silver/rewrite.py).
+is refused. Version 2 brought rewrites (silver/rewrite.py) and what masks stand for (silver/masking.py).
 """
 
 from __future__ import annotations
@@ -86,6 +86,13 @@ _VERSION_2 = (
     """CREATE TABLE hidden_chunks (
         dataset VARCHAR NOT NULL, path VARCHAR NOT NULL, hidden_seq BIGINT NOT NULL,
         hidden_at_utc TIMESTAMP NOT NULL)""",
+    # What a mask stands for. is_searched: no row of history can hold the name.
+    "CREATE TABLE user_names (name VARCHAR NOT NULL, mask VARCHAR NOT NULL, is_searched BOOLEAN NOT NULL)",
+    # One row once it is known (silver/masking.py): is_on: masks take the place of names in the rows that come now;
+    # is_pending: older rows may differ; switched_seq: the commit that made them alike, while older files are there.
+    """CREATE TABLE masking (
+        is_on BOOLEAN NOT NULL, is_pending BOOLEAN NOT NULL, searched_at_utc TIMESTAMP NOT NULL,
+        switched_seq BIGINT, is_gold_clean BOOLEAN NOT NULL, cleaned_from_utc TIMESTAMP)""",
 )
 
 

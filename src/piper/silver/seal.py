@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal
-from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset, projection_sql
+from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
 from piper.silver.staging import staged_name
 
 PARTITIONS_AT_ONCE = 100
@@ -34,9 +34,14 @@ class StagedChunk:
 
 
 def stage_chunks(
-    con: duckdb.DuckDBPyConnection, others_con: duckdb.DuckDBPyConnection, staged: Path, *, with_fresh: bool
+    con: duckdb.DuckDBPyConnection,
+    others_con: duckdb.DuckDBPyConnection,
+    staged: Path,
+    fresh: Callable[[str], str] | None,
 ) -> list[StagedChunk]:
-    """Write all tail rows, and those of `fresh`, as chunks in `staged`, durably. DuckDB's COPY itself never fsyncs.
+    """Write all tail rows, and new ones, as chunks in `staged`, durably. DuckDB's COPY itself never fsyncs.
+
+    `fresh`: gives the SELECT of a dataset's new rows, by its name; None: there are none.
 
     `staged` is one flat directory: the place of each chunk is spelled in its name, so one directory has to be synced
     and removed and not one a partition (bench/choices.py, rmdir).
@@ -46,8 +51,8 @@ def stage_chunks(
     shutil.rmtree(copied, ignore_errors=True)  # of an attempt that failed: COPY refuses a directory with files
     all_events, *others = DATASETS.values()
     with ThreadPoolExecutor(1) as beside:  # one scan of up to a row group uses one core, so two copies run side by side
-        pending = beside.submit(lambda: [c for d in others for c in _copy(others_con, d, copied, staged, with_fresh)])
-        chunks = _copy(con, all_events, copied, staged, with_fresh)
+        pending = beside.submit(lambda: [c for d in others for c in _copy(others_con, d, copied, staged, fresh)])
+        chunks = _copy(con, all_events, copied, staged, fresh)
         chunks += pending.result()
     shutil.rmtree(copied, ignore_errors=True)
     fsync_path(staged)
@@ -56,11 +61,11 @@ def stage_chunks(
 
 
 def _copy(
-    con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, with_fresh: bool
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, fresh: Callable[[str], str] | None
 ) -> list[StagedChunk]:
     rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
-    if with_fresh:
-        rows += f" UNION ALL SELECT {dataset.column_list} FROM ({projection_sql(dataset.name)})"
+    if fresh is not None:
+        rows += f" UNION ALL SELECT {dataset.column_list} FROM ({fresh(dataset.name)})"
     partitions = ["event_date"]
     if dataset.has_type_partition:
         partitions.append("event_type")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SUFFIX = b".jsonl"
@@ -47,13 +48,17 @@ def is_spool_path(path: bytes) -> bool:
     )
 
 
-def scan_spool(root: str) -> Scan:
-    """Walk `root`/<host>/<user>/… and return every *.jsonl in it. Never raises for what it finds there."""
+def scan_spool(root: str, progress: Callable[[], None] = lambda: None) -> Scan:
+    """Walk `root`/<host>/<user>/… and return every *.jsonl in it. Never raises for what it finds there.
+
+    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang.
+    """
     scan = Scan()
     base = os.fsencode(root)
     stack: list[tuple[bytes, int]] = [(b"", 0)]
     while stack:
         relative, depth = stack.pop()
+        progress()
         try:
             with os.scandir(os.path.join(base, relative)) as entries:  # noqa: PTH118 - bytes paths, hot loop
                 for entry in entries:

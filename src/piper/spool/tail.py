@@ -35,7 +35,10 @@ class Batch:
 
 
 class Tailer:
-    """Reads one spool. `monotonic` and `utc` are injected clocks, in seconds; `sources` what the manifest knows."""
+    """Reads one spool. `monotonic` and `utc` are injected clocks, in seconds; `sources` what the manifest knows.
+
+    `progress` is called at every directory and file that is looked at: how a supervisor tells slow from hung.
+    """
 
     def __init__(
         self,
@@ -46,11 +49,17 @@ class Tailer:
         utc: Callable[[], float],
         sources: Iterable[Source] = (),
         vanished_days: int = VANISHED_DAYS,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = os.fsencode(root)
-        self._limits, self._monotonic = limits, monotonic
+        self._limits, self._monotonic, self._progress = limits, monotonic, progress
         self._tracker = Tracker(
-            os.fspath(root), monotonic=monotonic, utc=utc, sources=sources, vanished_days=vanished_days
+            os.fspath(root),
+            monotonic=monotonic,
+            utc=utc,
+            sources=sources,
+            vanished_days=vanished_days,
+            progress=progress,
         )
 
     # ---- looking -------------------------------------------------------------------------------------------------
@@ -106,6 +115,7 @@ class Tailer:
         first, size = len(batch.spans), 0
         for source in list(tracker.ready):
             del tracker.ready[source]
+            self._progress()
             turn = take_turn(self._root, source, batch.checkpoints.get(source), self._limits)
             self._settle(source, turn, batch)
             size += turn.bytes_read
@@ -138,12 +148,17 @@ class Tailer:
         ledger.touched |= batch.touched
         ledger.lost.extend(skip for skip in batch.skips if skip.reason == "truncated_line")
 
+    def waiting(self) -> list[tuple[Source, float]]:
+        """Every source with bytes that could be read and are not committed, and for how many seconds they have been."""
+        now = self._monotonic()
+        sources = [source for source in self._tracker.ready if source.unread_bytes]
+        return [(s, 0.0 if s.unread_since is None else max(0.0, now - s.unread_since)) for s in sources]
+
     def backlog(self) -> tuple[int, int, float]:
         """(bytes, files, age in seconds of the oldest) of what could be read and is not committed."""
-        waiting = [source for source in self._tracker.ready if source.unread_bytes]
-        since = [source.unread_since for source in waiting if source.unread_since is not None]
-        age = self._monotonic() - min(since) if since else 0.0
-        return sum(source.unread_bytes for source in waiting), len(waiting), max(0.0, age)
+        waiting = self.waiting()
+        oldest = max((seconds for _, seconds in waiting), default=0.0)
+        return sum(source.unread_bytes for source, _ in waiting), len(waiting), oldest
 
     def drain_observed(self) -> Observed:
         """Take the counts gathered since the last call."""

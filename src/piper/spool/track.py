@@ -33,7 +33,10 @@ HOT_SECONDS = 600.0
 
 
 class Tracker:
-    """The sources of one spool and their state. `monotonic` and `utc` are injected clocks, in seconds."""
+    """The sources of one spool and their state. `monotonic` and `utc` are injected clocks, in seconds.
+
+    `progress` is called at every step of a look that may take long in all.
+    """
 
     def __init__(
         self,
@@ -43,10 +46,11 @@ class Tracker:
         utc: Callable[[], float],
         sources: Iterable[Source],
         vanished_days: int = VANISHED_DAYS,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._root, self._root_bytes = root, os.fsencode(root)
         self._vanished_days = vanished_days
-        self._monotonic, self._utc = monotonic, utc
+        self._monotonic, self._utc, self._progress = monotonic, utc, progress
         known = list(sources)
         self.sources = SourceIndex(self._root_bytes, known)
         self.ready: dict[Source, None] = {}
@@ -66,7 +70,7 @@ class Tracker:
 
     def scan(self) -> Scan:
         """Walk the whole spool, take in new, renamed, changed and missing files. Cheap enough once a minute."""
-        scan = scan_spool(self._root)
+        scan = scan_spool(self._root, self._progress)
         if not scan.root_error and not scan.directories and not all(source.vanished for source in self.sources):
             scan.root_error = f"{self._root} is empty although {len(self.sources)} files are known: not mounted?"
         self.error = scan.root_error
@@ -81,6 +85,7 @@ class Tracker:
         """Look at the files that grew lately and at doubtful ones; the rest is the scan's business."""
         now = self._monotonic()
         for source in list(self._hot):
+            self._progress()
             if now - source.changed_at > HOT_SECONDS:
                 del self._hot[source]
             else:

@@ -1,4 +1,4 @@
-"""Signals that end a foreground command cleanly, as something that can be counted and waited for."""
+"""Signals that end a command which runs until it is told to stop, as something that can be counted and waited for."""
 
 from __future__ import annotations
 

@@ -1,0 +1,224 @@
+"""Privacy in the background: history follows a change of `privacy.mask_users`, and the traces of the other form go.
+
+1. learn   the users of history get masks; the tail is sealed, so that everything older is in chunks.
+2. stage   chunks that need it are written anew (silver/mask_history.py); readers see nothing of it.
+3. commit  one transaction (silver/rewrite.py); the next tail switches every reader at once.
+           Died before its COMMIT: what was staged is removed at the next start, and it begins again.
+4. clean   gold's own text is translated and its file written anew, for deleted rows linger in a DuckDB file; a minute
+           later the replaced chunks and the earlier snapshots are deleted. Died here: the next start goes on with it.
+
+`rewrite_history` and `clean_up` are steps for `upkeep`; `finish_now` is all of it for a command without a daemon.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import date, timedelta
+
+import duckdb
+import structlog
+
+from piper.failpoints import failpoint
+from piper.gold.scrub import copy_scrubbed, put_in_place
+from piper.publish.snapshots import GENERATION_SECONDS, drop_generations, publish_gold
+from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_partition, users_of
+from piper.silver.masking import SEARCH_PAUSE, MaskingState, read_state
+from piper.silver.rewrite import Rewrite, delete_hidden, forget_deleted, partitions
+from piper.silver.translation import Found, joined
+from piper.silver.user_names import name_patterns
+from piper.upkeep import CORE_SHARE, Hands
+from piper.writer import Writer
+
+GRACE = timedelta(seconds=GENERATION_SECONDS)
+"""How long files of the other form stay for the queries that began before the switch."""
+COMMAND_GRACE = timedelta(seconds=3)
+"""The same for a command that ends then, and could not delete them later; dashboards' queries take less."""
+_REST_SECONDS_MAX = 60.0
+_log = structlog.get_logger(component="privacy")
+
+
+def is_due(hands: Hands, state: MaskingState) -> bool:
+    """Whether history has to be rewritten, or searched for names that came after it."""
+    if state.is_pending:
+        return True
+    is_time = hands.writer.clock.now() - state.searched_at >= SEARCH_PAUSE
+    return state.is_on and is_time and bool(_unsearched(hands.con))
+
+
+def rewrite_history(hands: Hands, *, core_share: float = CORE_SHARE) -> bool:
+    """Bring all of history into the form that new rows have; returns whether there was anything to do."""
+    writer, con = hands.writer, hands.con
+    state = read_state(con)
+    if state is None or not is_due(hands, state):
+        return False
+    started = time.monotonic()
+    hands.engine.execute("ATTACH IF NOT EXISTS ':memory:' AS work")
+    wanted = _wanted(hands, state)
+    names = _unsearched(con)  # what comes while chunks are written is looked for the next time
+    hands.in_writer(Writer.seal)
+    failpoint("masking.sealed")
+    rewrite = Rewrite.begin(writer.store, con)
+    try:
+        changed = _stage(hands, rewrite, wanted, core_share)
+        hands.check()
+    except BaseException:
+        rewrite.abandon()
+        raise
+    failpoint("masking.staged")
+
+    def note(con: duckdb.DuckDBPyConnection, seq: int | None) -> None:
+        con.execute("UPDATE user_names SET is_searched = TRUE WHERE name IN (SELECT unnest(?::VARCHAR[]))", [names])
+        con.execute("UPDATE masking SET is_pending = FALSE, searched_at_utc = ?", [writer.clock.now()])
+        if seq is not None:
+            con.execute("UPDATE masking SET switched_seq = ?, is_gold_clean = FALSE, cleaned_from_utc = NULL", [seq])
+
+    if rewrite.chunks:
+        hands.commit(rewrite, changed=changed, also=note)
+    else:
+        rewrite.abandon()
+        hands.in_writer(lambda writer: _in_transaction(writer, lambda con: note(con, None)))
+    hands.in_writer(Writer.report_privacy)
+    _log.info("history_rewritten", masked=state.is_on, chunks=len(rewrite.chunks), dates=len(changed),
+              seconds=round(time.monotonic() - started, 1))  # fmt: skip
+    return True
+
+
+def clean_up(hands: Hands, *, grace: timedelta = GRACE) -> bool:
+    """After the switch: take the other form out of gold, and delete the files that held it once `grace` has passed.
+
+    No gold refresh may be under way. Returns whether it did anything.
+    """
+    writer, con = hands.writer, hands.con
+    state = read_state(con)
+    if state is None or state.switched_seq is None or writer.published_seq < state.switched_seq:
+        return False
+    if not state.is_gold_clean:
+        _clean_gold(hands, state)
+        return True
+    assert state.cleaned_from is not None
+    if writer.clock.now() - state.cleaned_from < grace:
+        return False
+    paths = delete_hidden(writer.store, con, published_seq=writer.published_seq, now=writer.clock.now(), after=grace)
+    drop_generations(writer.store.layout, older_than=grace.total_seconds())
+
+    def forget(writer: Writer) -> None:
+        forget_deleted(writer.store, paths)
+        writer.store.con.execute("UPDATE masking SET switched_seq = NULL WHERE switched_seq = ?", [state.switched_seq])
+        writer.report_privacy()
+
+    hands.in_writer(forget)
+    _log.info("other_form_deleted", masked=state.is_on, chunks=len(paths))
+    return True
+
+
+def finish_now(writer: Writer, refresh_gold: Callable[[], object]) -> None:
+    """All of it at once, without a daemon: readers have the new form, and no file the other one, when it returns.
+
+    `refresh_gold` publishes what has changed. A query that began before the switch may fail when it runs for longer
+    than COMMAND_GRACE.
+    """
+    hands = Hands(writer)
+    try:
+        rewrite_history(hands, core_share=1.0)
+        hands.put_down()
+        writer.publish()
+        refresh_gold()
+        clean_up(hands)
+        if not writer.masking.state.is_done:
+            threading.Event().wait(COMMAND_GRACE.total_seconds())
+            clean_up(hands, grace=timedelta(0))
+            writer.publish()
+    finally:
+        hands.close()
+
+
+# ---- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _unsearched(con: duckdb.DuckDBPyConnection) -> list[str]:
+    rows = con.execute("SELECT name FROM ingest_manifest.main.user_names WHERE NOT is_searched").fetchall()
+    return [name for (name,) in rows]
+
+
+def _wanted(hands: Hands, state: MaskingState) -> Wanted | None:
+    """What to look for in history; None: there can be nothing."""
+    names = hands.writer.masking.names
+    if not state.is_on:
+        return names_wanted(names) if names.by_mask else None
+    if not state.is_pending:
+        patterns = name_patterns(_unsearched(hands.con))
+        return masks_wanted(names, patterns) if patterns else None
+    users = users_of(hands.engine, hands.writer.store.layout, partitions(hands.con))
+    hands.in_writer(lambda writer: writer.masking.names.add(users, is_searched=False))
+    failpoint("masking.named")
+    return masks_wanted(names, names.patterns())
+
+
+def _stage(hands: Hands, rewrite: Rewrite, wanted: Wanted | None, core_share: float) -> list[date]:
+    """Write the chunks; returns the dates of what changes."""
+    layout = rewrite.store.layout
+    changed: set[date] = set()
+    if wanted is None:
+        return []
+    for partition in partitions(hands.con):
+        hands.check()
+        started = time.monotonic()
+        found, paths = find(hands.engine, layout, partition, wanted)
+        if paths:
+            if wanted.notes_words:
+                _note(hands, found.words)
+            rewrite_partition(hands.engine, rewrite, partition, found, paths, wanted)
+            changed.add(partition.event_date)
+        _rest(hands, (time.monotonic() - started) * (1 / core_share - 1))
+    return sorted(changed)
+
+
+def _note(hands: Hands, words: Iterable[str]) -> None:
+    """Other cases of known names: whatever finds the name finds these too."""
+    words = hands.writer.masking.names.unknown(words)
+    if words:
+        hands.in_writer(lambda writer: writer.masking.names.add(words, is_searched=True))
+
+
+def _rest(hands: Hands, seconds: float) -> None:
+    """Leave the machine to others between two partitions."""
+    until = time.monotonic() + min(seconds, _REST_SECONDS_MAX)
+    while (left := until - time.monotonic()) > 0:
+        hands.check()
+        threading.Event().wait(min(left, 0.2))
+
+
+def _clean_gold(hands: Hands, state: MaskingState) -> None:
+    writer = hands.writer
+    store, names = writer.store, writer.masking.names
+    wanted = masks_wanted(names, names.patterns()) if state.is_on else names_wanted(names)
+
+    def translate(con: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> Callable[[str], str]:
+        words = find_words(con, f"SELECT {joined(columns)} AS text FROM {table}", wanted)
+        if wanted.notes_words:
+            _note(hands, words)
+        return wanted.translation(Found(frozenset(words), frozenset())).text
+
+    copy_scrubbed(hands.con, store.layout.gold_state, translate)
+    failpoint("masking.gold_copied")
+
+    def swap(writer: Writer) -> None:
+        put_in_place(writer.store.con, store.layout.gold_state)
+        failpoint("masking.gold_swapped")
+        publish_gold(writer.store.con, store.layout)
+        writer.store.con.execute("UPDATE masking SET is_gold_clean = TRUE, cleaned_from_utc = ?", [writer.clock.now()])
+
+    hands.in_writer(swap)
+
+
+def _in_transaction(writer: Writer, action: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+    con = writer.store.con
+    con.execute("BEGIN")
+    try:
+        action(con)
+        con.execute("COMMIT")
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
