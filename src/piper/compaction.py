@@ -69,24 +69,19 @@ class Compacted:
 
 
 class Compaction:
-    """Background compaction: `step` is a duty's."""
+    """Background compaction. It remembers which partitions could not be merged."""
 
-    def __init__(self, hours: Hours | None) -> None:
-        self._hours = hours
+    def __init__(self) -> None:
         self._put_off: dict[str, datetime] = {}
 
-    def step(self, hands: Hands) -> bool:
-        """Merge some of what is due; returns whether there was any."""
-        return self.merge_due(hands).merges > 0
-
-    def merge_due(self, hands: Hands) -> Compacted:
-        """Merge some of what is due now."""
+    def merge_due(self, hands: Hands, hours: Hours | None) -> Compacted:
+        """Merge some of what is due now; `hours` are those of compaction, None: never."""
         writer = hands.writer
-        if self._hours is None or writer.store.rewrite_lock.locked() or writer.hidden_chunks(hands.con) >= HIDDEN_MAX:
+        if hours is None or writer.store.rewrite_lock.locked() or writer.hidden_chunks(hands.con) >= HIDDEN_MAX:
             return Compacted()
         now = writer.clock.now()
         local = now.replace(tzinfo=UTC).astimezone()
-        due = due_merges(hands.con, writer.store.layout.silver, now=now, is_off_peak=self._hours.include(local))
+        due = due_merges(hands.con, writer.store.layout.silver, now=now, is_off_peak=hours.include(local))
         self._put_off = {where: until for where, until in self._put_off.items() if until > now}
         try:
             return merge_some(hands, [merge for merge in due if merge.partition.directory not in self._put_off])
@@ -99,8 +94,8 @@ class Compaction:
 class CompactionRun:
     """Compaction as a command: every partition from `start` to `end`, whether it pays or not.
 
-    `plan` once, then `step` until it returns False. Other duties may come between: what they have merged is skipped, and
-    what is sealed meanwhile is left for another run.
+    `plan` once, then `step` until it returns False. Other duties may come between: what they have merged is skipped,
+    and what is sealed meanwhile is left for another run.
     """
 
     start: date | None

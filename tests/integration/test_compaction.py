@@ -22,9 +22,11 @@ from tests.support.readers import Reader
 from tests.support.warehouse import GOLD_VIEWS
 
 from piper.compaction import Compaction, CompactionRun, MergeError
+from piper.duties import forget
 from piper.hours import Hours
 from piper.ops.control import ask
 from piper.silver import compact
+from piper.silver.datasets import EMPTY_CHUNK
 from piper.silver.rewrite import partitions
 from piper.upkeep import Hands
 from piper.writer import Clock, Writer
@@ -33,6 +35,7 @@ ALWAYS = Hours.parse("always")
 DAY = 86_400.0
 SEALS = 3
 FAILPOINTS = ("rewrite.staged:4", "rewrite.committed", "reveal.moved:3", "rewrite.revealed")
+PUTTING_AWAY = ("rewrite.parked:3", "rewrite.deleted:3")
 
 
 def made(root: Path) -> Ground:
@@ -62,9 +65,9 @@ def hands_of(ground: Ground, *, days_later: float = 0.0) -> Iterator[Hands]:
 
 def compact_due(ground: Ground, *, days_later: float, hours: str = "always") -> int:
     """Everything that is due by then; how many chunks gave way."""
-    compaction = Compaction(Hours.parse(hours))
+    compaction = Compaction()
     with hands_of(ground, days_later=days_later) as hands:
-        return sum(iter(lambda: compaction.merge_due(hands).chunks_before, 0))
+        return sum(iter(lambda: compaction.merge_due(hands, Hours.parse(hours)).chunks_before, 0))
 
 
 def chunk_counts(ground: Ground) -> Counter[str]:
@@ -151,9 +154,9 @@ def test_late_events_of_a_compacted_day_are_merged_once_they_have_settled(ground
 
 
 def test_a_piece_gives_way_to_lines_that_wait(ground: Ground) -> None:
-    compaction = Compaction(ALWAYS)
+    compaction = Compaction()
     with ground.writer(clock_in(2)) as writer, closing(Hands(writer, is_behind=lambda: True)) as hands:
-        assert compaction.merge_due(hands).merges == 1
+        assert compaction.merge_due(hands, ALWAYS).merges == 1
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
@@ -166,11 +169,11 @@ def test_a_damaged_chunk_keeps_its_partition_from_being_merged_and_no_other(grou
     path = ground.layout.silver / damaged.paths[0]
     sound = path.read_bytes()
     path.write_bytes(sound[:40] + bytes(len(sound) - 80) + sound[-40:])
-    compaction, failures = Compaction(ALWAYS), []
+    compaction, failures = Compaction(), []
     with hands_of(ground, days_later=2) as hands:
         while True:
             try:
-                if not compaction.step(hands):
+                if not compaction.merge_due(hands, ALWAYS).merges:
                     break
             except MergeError as error:
                 failures.append(error.directory)
@@ -196,14 +199,17 @@ def test_a_chunk_of_fewer_rows_than_were_sealed_is_never_merged_away(ground: Gro
     check_all(ground)
 
 
-@pytest.mark.parametrize("failpoint", [*FAILPOINTS, "rewrite.deleted"])
+@pytest.mark.parametrize("failpoint", [*FAILPOINTS, *PUTTING_AWAY])
 @pytest.mark.timeout(300)
 def test_a_piperd_that_is_killed_in_a_compaction_loses_and_doubles_nothing(tmp_path: Path, failpoint: str) -> None:
     ground = made(tmp_path)
-    if failpoint == "rewrite.deleted":
+    if failpoint in PUTTING_AWAY:
         compact_due(ground, days_later=2)
-        with ground.writer() as writer:
-            writer.store.con.execute("UPDATE hidden_chunks SET hidden_at_utc = hidden_at_utc - INTERVAL 3 DAY")
+        _age_hidden(ground)
+    if failpoint.startswith("rewrite.deleted"):
+        with hands_of(ground) as hands:
+            assert forget(hands)
+        _age_hidden(ground)
     _age(ground)
     logs = tmp_path / "logs"
     with Piperd(ground.raw, ground.data, logs, {"COMPACTION__HOURS": "always"}) as piperd:
@@ -226,9 +232,16 @@ def _events(ground: Ground) -> int:
 
 
 def _age(ground: Ground) -> None:
-    """Let every chunk have been sealed three hours ago."""
+    """Let every chunk have been sealed, or parked, three hours ago."""
     for path in ground.layout.silver.rglob("*.parquet"):
-        os.utime(path, (time.time() - 3 * 3600,) * 2)
+        os.utime(path, (time.time() - 3 * 3600,) * 2, follow_symlinks=False)
+
+
+def _age_hidden(ground: Ground) -> None:
+    """Let what is hidden have been hidden, or parked, three hours ago."""
+    with ground.writer() as writer:
+        writer.store.con.execute("UPDATE hidden_chunks SET hidden_at_utc = now() AT TIME ZONE 'UTC' - INTERVAL 3 HOUR")
+    _age(ground)
 
 
 # ---- readers and commands --------------------------------------------------------------------------------------------
@@ -288,17 +301,70 @@ def test_the_command_does_what_its_dry_run_says(tmp_path: Path, make_piperd: Mak
     assert events_of(ground) == before
 
 
-def test_runs_from_cron_compact_and_delete_what_was_replaced(ground: Ground) -> None:
+def test_runs_from_cron_compact_and_put_away_what_was_replaced(ground: Ground) -> None:
     _age(ground)
     ground.simulate(10, days=1)
     summary = ground.piper_json("ingest", PIPER_COMPACTION__HOURS="always")
     assert summary["compacted"] > 0
-    with ground.writer() as writer:
-        hidden = writer.hidden_chunks()
-        assert hidden == summary["compacted"]
-        writer.store.con.execute("UPDATE hidden_chunks SET hidden_at_utc = hidden_at_utc - INTERVAL 1 HOUR")
-    files = len(list(ground.layout.silver.rglob("*.parquet")))
-    ground.piper_json("ingest", PIPER_COMPACTION__INGEST_SECONDS="0")
-    assert len(list(ground.layout.silver.rglob("*.parquet"))) == files - hidden
+    assert hidden(ground) == summary["compacted"]
+    for _ in range(2):
+        _age_hidden(ground)
+        ground.piper_json("ingest", PIPER_COMPACTION__INGEST_SECONDS="0")
+    assert hidden(ground) == 0
+    files = [path for path in ground.layout.silver.rglob("*.parquet") if path.name != EMPTY_CHUNK]
+    assert len(files) == chunk_counts(ground).total()
     check_all(ground)
     check_gold(ground)
+
+
+def hidden(ground: Ground) -> int:
+    with ground.writer() as writer:
+        return writer.hidden_chunks()
+
+
+def test_connected_readers_miss_no_file_when_replaced_chunks_are_put_away(ground: Ground) -> None:
+    with Reader(require_reader_site(), ground.layout.catalog) as reader:
+        reader.wait_started()
+        for _ in range(4):
+            ground.simulate(100, days=3)
+            ground.run("ingest", "seal", "publish", "export", "gold", "rewrite", "publish")
+            replaced = hidden(ground)
+            for _ in ("parked", "deleted"):
+                reader.wait_round()  # what had listed them is over
+                _age_hidden(ground)
+                with hands_of(ground) as hands:
+                    assert forget(hands)
+            assert replaced > 0
+            assert hidden(ground) == 0
+        report = reader.stop()
+    assert report["problems"] == []
+    assert report["counts"]["silver_events"] == ground.written.valid
+    assert list(ground.layout.parked.iterdir()) == []
+
+
+def test_a_parked_chunk_is_listed_by_no_query_and_open_to_those_that_have_listed_it(ground: Ground) -> None:
+    ground.run("rewrite", "publish")
+    _age_hidden(ground)
+    with ground.writer() as writer:
+        old = [path for (path,) in writer.store.con.execute("SELECT path FROM hidden_chunks").fetchall()]
+        under_silver = ground.layout.silver / old[0]
+        before = under_silver.read_bytes()
+        with closing(Hands(writer)) as hands:
+            assert forget(hands)
+    assert under_silver.is_symlink()
+    assert under_silver.read_bytes() == before
+    with duckdb.connect() as con:
+        pattern = str(ground.layout.silver).replace("'", "''") + "/*/*/**"
+        listed = {name for (name,) in con.execute(f"SELECT file FROM glob('{pattern}')").fetchall()}
+    assert listed
+    assert not {str(ground.layout.silver / path) for path in old} & listed
+    check_all(ground)
+
+
+def test_foreign_files_beside_chunks_do_not_disturb_readers(ground: Ground) -> None:
+    with ground.writer() as writer:
+        chunk = ground.layout.silver / partitions(writer.store.con)[0].paths[0]
+    for name in (".nfs000000000001", f"{chunk.name}.damaged", "notes.txt"):
+        chunk.with_name(name).write_text("not Parquet")
+        chunk.parent.parent.joinpath(name).write_text("not Parquet")
+    check_all(ground)

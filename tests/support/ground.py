@@ -24,7 +24,8 @@ from piper.layout import Layout
 from piper.ops.metrics import Metrics
 from piper.settings import Settings, load_settings
 from piper.silver.datasets import DATASETS
-from piper.silver.rewrite import Rewrite, forget_hidden, partitions
+from piper.silver.hidden import forget_hidden
+from piper.silver.rewrite import Rewrite, partitions
 from piper.writer import Clock, Writer
 
 CHILD = Path(__file__).with_name("writer_child.py")

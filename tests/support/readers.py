@@ -54,6 +54,15 @@ class Reader:
         assert line, self._process.communicate()[1]
         return line.strip()
 
+    def wait_round(self) -> None:
+        """Wait until it has asked every view once more, beginning now."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("round\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line == "round\n", line + self._process.communicate()[1]
+
     def stop(self) -> dict[str, Any]:
         """End it; its report, a JSON object."""
         out, err = self._process.communicate("stop\n", timeout=STOP_SECONDS)
@@ -150,10 +159,11 @@ def _main(mode: str, *databases: str) -> None:
 
     import duckdb
 
-    stop = threading.Event()
+    stop, wanted = threading.Event(), threading.Event()
 
     def listen() -> None:
-        sys.stdin.readline()
+        while sys.stdin.readline() == "round\n":
+            wanted.set()
         stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
@@ -165,7 +175,11 @@ def _main(mode: str, *databases: str) -> None:
     else:
         watch = _Watch(connections[0])
         while not stop.is_set() and len(watch.problems) < PROBLEMS_MAX:
+            is_wanted = wanted.is_set()
             watch.round()
+            if is_wanted:
+                wanted.clear()
+                _say("round")
         stop.wait()
         report = watch.report()
     _say(json.dumps(report))
