@@ -121,16 +121,22 @@ class Ground:
 
     def piper_json(self, *arguments: str, **environment: str) -> dict[str, Any]:
         """What `piper … --json` says over this data root."""
-        source = str(Path(piper.__file__).parents[1])
-        done = subprocess.run(
-            [sys.executable, "-m", "piper", *arguments, "--json"],
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": source, **self.environment, **environment},
-            cwd=self.raw.parent, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr + done.stdout
-        answer = json.loads(done.stdout)
+        with self.piper_process(*arguments, "--json", **environment) as process:
+            out, err = process.communicate()
+        assert process.returncode == 0, err + out
+        answer = json.loads(out)
         assert isinstance(answer, dict)
         return answer
+
+    def piper_process(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`piper …` over this data root."""
+        source = str(Path(piper.__file__).parents[1])
+        return subprocess.Popen(
+            [sys.executable, "-m", "piper", *arguments],
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": source, **self.environment, **environment},
+            cwd=self.raw.parent, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
     # ---- what readers see ------------------------------------------------------------------------------------------
 
