@@ -150,6 +150,20 @@ def test_a_view_that_does_not_answer_is_a_failure_with_a_way_out(place: Place) -
     assert examined(place)[0]["catalog"]["status"] == "PASS"
 
 
+def test_a_damaged_chunk_is_a_failure_until_it_is_put_back(place: Place) -> None:
+    place.simulate(50)
+    place.json("ingest")
+    chunk = next(path for path in sorted(place.layout.silver.glob("events/*/*/*.parquet")) if "-empty" not in path.name)
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-8] + b"12345678")
+    checks, code = examined(place)
+    assert code == 2
+    assert checks["catalog"]["status"] == "FAIL"
+    assert "piper rebuild" in checks["catalog"]["hint"]
+    chunk.write_bytes(content)
+    assert examined(place)[0]["catalog"]["status"] == "PASS"
+
+
 def ago(**delta: float) -> datetime:
     return NOW - timedelta(**delta)
 
