@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,12 +21,14 @@ from datetime import date, timedelta
 import duckdb
 import structlog
 
+from piper.errors import PiperError
 from piper.failpoints import failpoint
 from piper.gold.scrub import copy_scrubbed, put_in_place
 from piper.publish.snapshots import GENERATION_SECONDS, drop_generations, publish_gold
-from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_partition, users_of
+from piper.silver.compact import CHUNK_BYTES_MAX
+from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_chunks, users_of
 from piper.silver.masking import SEARCH_PAUSE, MaskingState, read_state
-from piper.silver.rewrite import Rewrite, delete_hidden, forget_deleted, partitions
+from piper.silver.rewrite import Partition, Rewrite, delete_hidden, forget_deleted, partitions
 from piper.silver.translation import Found, joined
 from piper.silver.user_names import name_patterns
 from piper.upkeep import CORE_SHARE, Hands
@@ -35,7 +38,9 @@ GRACE = timedelta(seconds=GENERATION_SECONDS)
 """How long files of the other form stay for the queries that began before the switch."""
 COMMAND_GRACE = timedelta(seconds=3)
 """The same for a command that ends then, and could not delete them later; dashboards' queries take less."""
-_REST_SECONDS_MAX = 60.0
+ROOM = 1.2
+"""A rewrite of everything needs this many times the bytes of silver free."""
+_REST_SECONDS_MAX, _PAUSE_SECONDS = 60.0, 0.1
 _log = structlog.get_logger(component="privacy")
 
 
@@ -74,7 +79,7 @@ def rewrite_history(hands: Hands, *, core_share: float = CORE_SHARE) -> bool:
         if seq is not None:
             con.execute("UPDATE masking SET switched_seq = ?, is_gold_clean = FALSE, cleaned_from_utc = NULL", [seq])
 
-    if rewrite.chunks:
+    if changed:
         hands.commit(rewrite, changed=changed, also=note)
     else:
         rewrite.abandon()
@@ -121,7 +126,10 @@ def finish_now(writer: Writer, refresh_gold: Callable[[], object]) -> None:
     """
     hands = Hands(writer)
     try:
-        rewrite_history(hands, core_share=1.0)
+        try:
+            rewrite_history(hands, core_share=1.0)
+        except PiperError as error:  # the pass itself is done, and the next run tries again
+            writer.metrics.upkeep_failed("mask", error=error.message)
         hands.put_down()
         writer.publish()
         refresh_gold()
@@ -157,22 +165,68 @@ def _wanted(hands: Hands, state: MaskingState) -> Wanted | None:
 
 
 def _stage(hands: Hands, rewrite: Rewrite, wanted: Wanted | None, core_share: float) -> list[date]:
-    """Write the chunks; returns the dates of what changes."""
-    layout = rewrite.store.layout
+    """Write the chunks; returns the dates of what changes. Raises PiperError where a partition cannot be written."""
     changed: set[date] = set()
     if wanted is None:
         return []
-    for partition in partitions(hands.con):
+    every = partitions(hands.con)
+    _check_room(rewrite, sum(partition.size_bytes for partition in every))
+    for partition in every:
         hands.check()
         started = time.monotonic()
-        found, paths = find(hands.engine, layout, partition, wanted)
-        if paths:
-            if wanted.notes_words:
-                _note(hands, found.words)
-            rewrite_partition(hands.engine, rewrite, partition, found, paths, wanted)
-            changed.add(partition.event_date)
+        try:
+            if _stage_partition(hands, rewrite, partition, wanted):
+                changed.add(partition.event_date)
+        except duckdb.InterruptException:
+            raise
+        except (duckdb.Error, OSError) as error:
+            raise PiperError(
+                f"silver/{partition.directory} could not be rewritten: {error}",
+                hint="All of history is as it was. If a chunk is damaged, `piper rebuild` sets it aside.",
+            ) from error
         _rest(hands, (time.monotonic() - started) * (1 / core_share - 1))
     return sorted(changed)
+
+
+def _stage_partition(hands: Hands, rewrite: Rewrite, partition: Partition, wanted: Wanted) -> bool:
+    """Returns whether anything in it changes."""
+    found, paths = find(hands.engine, rewrite.store.layout, partition, wanted)
+    if wanted.notes_words:
+        _note(hands, found.words)
+    for group, rows in _groups(hands.con, paths):
+        chunk = rewrite_chunks(hands.engine, rewrite, partition, found, group, wanted)
+        if chunk is None or chunk.rows != rows:
+            raise OSError(f"its chunks hold {chunk.rows if chunk else 0:,} rows, {rows:,} were sealed")
+        hands.check()
+    return bool(paths)
+
+
+def _groups(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[tuple[list[str], int]]:
+    """Chunks that become one, and how many rows they have; no group grows beyond what compaction would make."""
+    sizes = con.execute(
+        "SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks"
+        " WHERE path IN (SELECT unnest(?::VARCHAR[])) ORDER BY path",
+        [paths],
+    ).fetchall()
+    groups: list[tuple[list[str], int]] = []
+    room = 0
+    for path, rows, size in sizes:
+        if not groups or size > room:
+            groups.append(([], 0))
+            room = CHUNK_BYTES_MAX
+        group, count = groups[-1]
+        groups[-1] = ([*group, path], count + rows)
+        room -= size
+    return groups
+
+
+def _check_room(rewrite: Rewrite, size_bytes: int) -> None:
+    free = shutil.disk_usage(rewrite.store.layout.silver).free
+    if free < size_bytes * ROOM:
+        raise PiperError(
+            f"history has {size_bytes:,} bytes to be rewritten, and only {free:,} are free on that disk",
+            hint="Make room: old and new chunks lie side by side until readers have switched.",
+        )
 
 
 def _note(hands: Hands, words: Iterable[str]) -> None:
@@ -183,11 +237,12 @@ def _note(hands: Hands, words: Iterable[str]) -> None:
 
 
 def _rest(hands: Hands, seconds: float) -> None:
-    """Leave the machine to others between two partitions."""
-    until = time.monotonic() + min(seconds, _REST_SECONDS_MAX)
-    while (left := until - time.monotonic()) > 0:
+    """Leave the machine to others between two partitions, and longer while lines are waiting."""
+    now = time.monotonic()
+    until, at_most = now + min(seconds, _REST_SECONDS_MAX), now + _REST_SECONDS_MAX
+    while (now := time.monotonic()) < until or (hands.should_yield and now < at_most):
         hands.check()
-        threading.Event().wait(min(left, 0.2))
+        threading.Event().wait(_PAUSE_SECONDS)
 
 
 def _clean_gold(hands: Hands, state: MaskingState) -> None:

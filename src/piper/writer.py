@@ -33,7 +33,7 @@ from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.store import Store, explain
-from piper.spool.hosts import SpoolHosts
+from piper.spool.hosts import SpoolHost, SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
@@ -245,7 +245,7 @@ class Writer:
         was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
-            WithSpool(self.relations, in_writer(self.hosts.count)),
+            WithSpool(self.relations, in_writer(self._spool_hosts)),
             models,
             on_model=lambda outcome: self.metrics.gold_refreshed(
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
@@ -302,6 +302,12 @@ class Writer:
         return write_catalog(self.store.layout, columns, force=force)
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _spool_hosts(self) -> list[SpoolHost]:
+        """The spool by host directory, named as in what readers open; a host can be called after somebody."""
+        hosts = self.hosts.count()
+        names = self.masking.mask_texts(self.store.con, [host.host for host in hosts])
+        return [host._replace(host=name) for host, name in zip(hosts, names, strict=True)]
 
     def _gather(self) -> tuple[Batch, list[Rejection]]:
         """Read slices until nothing is ready or the batch is full; each is parsed while the next ones are read."""

@@ -22,9 +22,11 @@ from piper.demo.simulate import SimulateOptions, simulate
 from piper.events.registry import EVENT_TYPES
 from piper.layout import Layout
 from piper.ops.metrics import Metrics
+from piper.privacy import clean_up, rewrite_history
 from piper.settings import Settings, load_settings
 from piper.silver.datasets import DATASETS
 from piper.silver.rewrite import Rewrite, forget_hidden, partitions
+from piper.upkeep import Hands
 from piper.writer import Clock, Writer
 
 CHILD = Path(__file__).with_name("writer_child.py")
@@ -207,6 +209,19 @@ def forget(writer: Writer) -> None:
     forget_hidden(writer.store, published_seq=published, now=writer.clock.now(), after=timedelta(0))
 
 
+def mask(writer: Writer) -> None:
+    """All that a change of privacy.mask_users asks for, without waiting for readers."""
+    hands = Hands(writer)
+    rewrite_history(hands, core_share=1.0)
+    hands.put_down()
+    writer.publish()
+    writer.refresh_gold(hands.con)
+    clean_up(hands)
+    clean_up(hands, grace=timedelta(0))
+    writer.publish()
+    hands.close()
+
+
 def hold(_writer: Writer) -> None:
     sys.stdout.write("holding\n")
     sys.stdout.flush()
@@ -221,6 +236,7 @@ STEPS = {
     "gold": lambda writer: writer.refresh_gold(writer.store.con),
     "rewrite": rewrite,
     "forget": forget,
+    "mask": mask,
     "hold": hold,
 }
 ALL_STEPS = ("ingest", "publish", "export", "gold", "seal", "publish")

@@ -26,6 +26,7 @@ from piper.ops.backlog import Unread, by_host, total
 from piper.ops.control import DaemonNotRunningError, ask
 from piper.settings import Settings
 from piper.silver import schema
+from piper.silver.masking import read_state
 from piper.silver.store import translate, utc_now
 from piper.spool.discover import scan_spool
 from piper.spool.identity import display_path
@@ -33,6 +34,8 @@ from piper.writer import Writer
 
 LOOKS_MAX = 1000
 """Files that are opened to tell a cut last line from unread lines; where more have grown, all counts as unread."""
+MASKING_VERSION = 2
+"""Older manifests know nothing of masking."""
 ASK_SECONDS = 15.0
 """How long a daemon may take to answer: it answers between two steps, and a seal of a full batch takes seconds."""
 
@@ -172,6 +175,7 @@ def _stored(con: duckdb.DuckDBPyConnection, *, with_gold: bool) -> dict[str, Any
         "tail_rows": _one(con, "SELECT count(*) FROM events_tail")[0],
         "chunks": _chunks(con),
         "gold": {model: _iso(refreshed) for model, refreshed in sorted(marks)},
+        "privacy": _privacy(con),
         "schema_version": schema.stored_version(con),
     }  # fmt: skip
 
@@ -193,6 +197,19 @@ def _chunks(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         "by_dataset": {dataset: files for dataset, files, _ in rows},
         "bytes_per_day": None if first is None else round(recent / (today - first).days),
     }
+
+
+def _privacy(con: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
+    """What of names is masked; None before a piper of this version has opened the manifest to write.
+
+    `history`: pending (older rows may have the other form), cleaning (only files that queries may still read), done.
+    """
+    state = read_state(con) if schema.stored_version(con) >= MASKING_VERSION else None
+    if state is None:
+        return None
+    names, unsearched = _one(con, "SELECT count(*), count(*) FILTER (NOT is_searched) FROM user_names")
+    history = "pending" if state.is_pending else "done" if state.is_done else "cleaning"
+    return {"mask_users": state.is_on, "history": history, "names": names, "names_not_searched": unsearched}
 
 
 def _one(con: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> tuple[Any, ...]:

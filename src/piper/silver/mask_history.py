@@ -18,6 +18,7 @@ from piper.layout import Layout
 from piper.silver.datasets import DATASETS, Dataset
 from piper.silver.masking import masking
 from piper.silver.rewrite import Partition, Rewrite
+from piper.silver.seal import StagedChunk
 from piper.silver.translation import JSON, USER, Found, Search, Translation, joined, text_columns
 from piper.silver.user_names import UserNames, is_mask
 
@@ -109,10 +110,14 @@ def find_words(con: duckdb.DuckDBPyConnection, texts: str, wanted: Wanted) -> li
     return [word for (word,) in rows if wanted.is_wanted_word(word)]
 
 
-def rewrite_partition(
-    con: duckdb.DuckDBPyConnection, rewrite: Rewrite, partition: Partition, found: Found, paths: list[str],
+def rewrite_chunks(
+    con: duckdb.DuckDBPyConnection,
+    rewrite: Rewrite,
+    partition: Partition,
+    found: Found,
+    paths: list[str],
     wanted: Wanted,
-) -> None:  # fmt: skip
+) -> StagedChunk | None:
     """Stage the rows of `paths`, translated, as one new chunk."""
     dataset = DATASETS[partition.dataset]
     translation = wanted.translation(found)
@@ -120,7 +125,7 @@ def rewrite_partition(
     if dataset.has_type_partition:
         files = _rows(rewrite.store.layout, dataset, paths, "source_file")
     translation.prepare(con, files)
-    rewrite.replace(con, partition, paths, select=lambda rows: translation.rows(dataset, rows))
+    return rewrite.replace(con, partition, paths, select=lambda rows: translation.rows(dataset, rows))
 
 
 def _rows(layout: Layout, dataset: Dataset, paths: Iterable[str], columns: str) -> str:

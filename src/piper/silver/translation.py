@@ -55,7 +55,8 @@ def text_columns(dataset: Dataset) -> list[str]:
 
 def joined(columns: Sequence[str]) -> str:
     """SQL: the values of several columns as one text to search."""
-    return f"concat_ws(chr(10), {', '.join(columns)})" if columns else _EMPTY
+    named = ", ".join(f'"{column}"' for column in columns)
+    return f"concat_ws(chr(10), {named})" if columns else _EMPTY
 
 
 class Search:
@@ -101,8 +102,11 @@ class Found:
     @classmethod
     def of(cls, rows: Iterable[tuple[str, str]]) -> Found:
         """From (where, what), where is 'text', 'json' or 'user'."""
-        words = {from_json(what) if where == "json" else what for where, what in rows if where != "user"}
-        return cls(frozenset(words), frozenset(what for where, what in rows if where == "user"))
+        words: set[str] = set()
+        users: set[str] = set()
+        for where, what in rows:
+            (users if where == "user" else words).add(from_json(what) if where == "json" else what)
+        return cls(frozenset(words), frozenset(users))
 
 
 class Translation:

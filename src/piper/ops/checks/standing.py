@@ -130,3 +130,19 @@ def check_lost(status: dict[str, Any]) -> Check:
         hint = "Writers deleted or cut files before piperd had read them: it was down or behind for too long."
         return Check("lost", Level.WARN, f"{size(lost)} seen and gone unread since piperd started; {value}", hint)
     return Check("lost", Level.PASS, value if files["vanished"] else "nothing vanished")
+
+
+def check_privacy(status: dict[str, Any]) -> Check:
+    """Do readers see of names what privacy.mask_users says, in history too?"""
+    privacy = status["privacy"]
+    if privacy is None:
+        return Check("privacy", Level.PASS, "not known yet: the next piperd or `piper ingest` says it")
+    value = "user names are masked" if privacy["mask_users"] else "user names are shown"
+    if privacy["history"] == "done":
+        if privacy["mask_users"] and privacy["names_not_searched"]:
+            value += f"; history is searched for {privacy['names_not_searched']:,} later names once a day"
+        return Check("privacy", Level.PASS, value)
+    hint = "piperd in the background, or the next `piper ingest`, sees to it; docs/privacy.md says what that takes."
+    if privacy["history"] == "cleaning":
+        return Check("privacy", Level.WARN, f"{value}; files of the other form are about to be deleted", hint)
+    return Check("privacy", Level.WARN, f"{value} in new events, older ones may still have the other form", hint)
