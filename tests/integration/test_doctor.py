@@ -397,7 +397,8 @@ def test_who_may_read_what_is_checked(place: Place) -> None:
         os.chown(place.layout.gold, 12345, -1)
         check = check_of(place, "permissions")
         assert "gold.duckdb belongs to user 12345" in check.value
-        assert "chown -R root" in check.hint
+        assert f"chown -R root {place.layout.silver} " in check.hint
+        assert f" {place.data} " not in f"{check.hint} ", "the spool may be in it"
 
 
 def test_so_many_chunks_that_queries_slow_down_are_told() -> None:

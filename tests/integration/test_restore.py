@@ -1,4 +1,4 @@
-"""A restore, by the runbook: a data root copied while piperd wrote it, without its state, and `piper rebuild`."""
+"""A restore by the runbook: a data root that was copied while piperd wrote it, without its state; `piper rebuild`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def piperd(ground: Ground, tmp_path: Path) -> Iterator[Piperd]:
 
 
 def copy_live(source: Path, target: Path) -> None:
-    """A copy as rsync makes it: what disappears on the way is left out."""
+    """A copy as the runbook's rsync makes it: without links, and without what disappears on the way."""
 
     def copy(name: str, to: str) -> None:
-        with suppress(FileNotFoundError):
-            shutil.copy2(name, to)
+        if not Path(name).is_symlink():
+            with suppress(FileNotFoundError):
+                shutil.copy2(name, to)
 
-    shutil.copytree(source, target, copy_function=copy, ignore=shutil.ignore_patterns(".generations", ".*.tmp"))
+    left_out = shutil.ignore_patterns(".staging", ".parked", ".generations", ".*.tmp")
+    shutil.copytree(source, target, copy_function=copy, ignore=left_out)
 
 
 def ingested(piperd: Piperd, ground: Ground) -> bool:
