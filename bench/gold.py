@@ -1,6 +1,6 @@
 """What a gold refresh costs after one day changed, with little and with much history, and what dashboards cost then.
 
-    python bench/gold.py [--days 1000] [--few 10] [--events-a-day 1000] [--repeats 15] [--keep DIR] [--json]
+    python bench/gold.py [--days 1000] [--few 10] [--events-a-day 1000] [--repeats 15] [--json]
 
 Two data roots are made by simulating that many past days and ingesting them, and both get --events-a-day more events of
 today, sealed. Then, in turns and in one process, each gets 200 new events of today, and what follows is timed:
@@ -18,7 +18,7 @@ dashboards every query of every dashboard in grafana/dashboards on the long hist
            those that read gold alone and those that read a silver view, which opens a file or more for every day.
            DuckDB 1.5.4, one connection a dashboard, the better of two runs of each query
 
-`--keep` keeps the data roots there, or reuses them.
+Making the histories takes a few minutes and 2 GB.
 """
 
 from __future__ import annotations
@@ -60,12 +60,10 @@ class Root:
     def __init__(self, place: Path, days: int, events_a_day: int) -> None:
         self.place, self.days = place, days
         self.seed = days
-        if not (place / "made").exists():
-            self._simulate(days * events_a_day, days=days)
-            self._run_ingest()
-            self._simulate(events_a_day)
-            self._run_ingest()
-            (place / "made").touch()
+        self._simulate(days * events_a_day, days=days)
+        self._run_ingest()
+        self._simulate(events_a_day)
+        self._run_ingest()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -145,21 +143,17 @@ def main() -> None:
     parser.add_argument("--events-a-day", type=int, default=1000)
     parser.add_argument("--busy-events", type=int, default=400_000)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--keep", type=Path, help="where to keep the data roots; reused when they are there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     configure_logging("error", "text")
     with tempfile.TemporaryDirectory(prefix="piper-gold-") as temporary:
-        base = (options.keep or Path(temporary)).absolute()
-        roots = [
-            Root(base / f"{days}-days-of-{options.events_a_day}", days, options.events_a_day)
-            for days in (options.few, options.days)
-        ]
+        base = Path(temporary)
+        roots = [Root(base / f"{days}-days", days, options.events_a_day) for days in (options.few, options.days)]
         with ExitStack() as stack:
             few, many = (stack.enter_context(root.open()) for root in roots)
             result: dict[str, Any] = compare(few, many, options.repeats)
         result["dashboards"] = time_dashboards(many, options.days)
-        with Root(Path(temporary) / "busy", options.few, options.events_a_day).open() as root:
+        with Root(base / "busy", options.few, options.events_a_day).open() as root:
             result["busy day"] = busy_day(root, options.busy_events, options.repeats)
     print(json.dumps(result)) if options.json else report(result, options)
 

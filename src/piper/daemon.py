@@ -114,7 +114,7 @@ class Daemon:
         self.is_behind = True
         """Whether lines waited to be read at the end of the loop's last turn; upkeep gives way to them."""
         self.upkeep = Upkeep(
-            daemon_duties(settings),
+            daemon_duties(),
             jobs=self.jobs,
             gold_lock=self.gold_lock,
             metrics=self.metrics,

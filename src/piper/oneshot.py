@@ -211,7 +211,7 @@ def _pass(
     compacted = 0
     if and_upkeep:
         with closing(Hands(writer)) as hands:
-            compacted = after_a_pass(hands, writer.settings).chunks_before
+            compacted = after_a_pass(hands).chunks_before
         writer.publish()
     return _summary(writer, offsets, compacted, time.monotonic() - started)
 

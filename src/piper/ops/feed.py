@@ -168,7 +168,7 @@ class Feed:
         self._con.execute("DETACH DATABASE IF EXISTS feed")
 
     def _chunks(self) -> list[_Chunk]:
-        """Every chunk of events, by walking directories; no file is opened. Raises OSError: half a walk is no answer."""
+        """Every chunk of events, without opening one. Raises OSError, for half a listing would be no answer."""
         return [
             _Chunk(Path(directory, name), None if match[1] else int(match[2]))
             for directory, _, names in os.walk(self._layout.silver / _EVENTS.name, onerror=_unless_it_went)

@@ -112,8 +112,12 @@ def due_merges(con: duckdb.DuckDBPyConnection, silver: Path, *, now: datetime, i
 
 def all_merges(con: duckdb.DuckDBPyConnection, *, start: date | None, end: date) -> list[Merge]:
     """What brings every partition of these days to as few chunks as can be, whether it pays or not."""
-    found = ((partition, mergeable(chunks)) for partition, chunks, _ in crowded(con, start=start, end=end))
-    return [_merge(partition, merged) for partition, merged in found if merged]
+    found = []
+    for partition, chunks, _ in crowded(con, start=start, end=end):
+        while merged := mergeable(chunks):
+            found.append(_merge(partition, merged))
+            chunks = [chunk for chunk in chunks if chunk not in merged]  # a large partition fills several
+    return found
 
 
 def _merge(partition: Partition, chunks: Sequence[Chunk]) -> Merge:

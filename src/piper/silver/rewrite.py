@@ -11,8 +11,7 @@ immutable, so nothing is changed in place:
 3. reveal   the new chunks are renamed into place. No reader counts them yet: the published tail says k - 1.
             Died here: nothing to do.
 4. publish  the next tail says k, and which chunks are hidden: one rename switches every reader.
-5. forget   long after, when no query can still be reading them, the old files are deleted, then no longer hidden.
-            Died here: a file that is gone stays hidden until the next call.
+5. forget   the old files go away, without any query missing one: silver/hidden.py.
 
 A chunk also carries in its own metadata which chunks it replaces, so that `piper rebuild` can tell without a manifest.
 """
@@ -24,7 +23,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path, PurePosixPath
 
 import duckdb
@@ -37,9 +36,6 @@ from piper.silver.datasets import DATASETS
 from piper.silver.seal import StagedChunk, insert_chunks
 from piper.silver.staging import METADATA_KEY, REWRITE, numbered, reveal, staged_name
 from piper.silver.store import Store
-
-FORGET_AFTER = timedelta(minutes=10)
-"""How long a hidden chunk stays readable for the queries that began before it was hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,58 +202,3 @@ class Rewrite:
         """Give it up: what it has written is removed."""
         shutil.rmtree(self.staged, ignore_errors=True)
         self.store.rewrite_lock.release()
-
-
-def forget_hidden(store: Store, *, published_seq: int, now: datetime, after: timedelta = FORGET_AFTER) -> int:
-    """Delete hidden chunks that no query can still be reading; returns how many. In the writer's thread.
-
-    Only those that a published tail (of commit `published_seq`) has hidden for `after`. The caller sees to it that no
-    gold refresh is under way, which may have begun before they were hidden.
-    """
-    paths = delete_hidden(store, store.con, published_seq=published_seq, now=now, after=after)
-    forget_deleted(store, paths)
-    return len(paths)
-
-
-def delete_hidden(
-    store: Store,
-    con: duckdb.DuckDBPyConnection,
-    *,
-    published_seq: int,
-    now: datetime,
-    after: timedelta = FORGET_AFTER,
-    at_most: int = 1 << 62,
-) -> list[str]:
-    """The files' part of `forget_hidden`, for any thread; `forget_deleted` is to follow with what it returns."""
-    rows = con.execute(
-        """SELECT path FROM ingest_manifest.main.hidden_chunks
-        WHERE hidden_seq <= ? AND hidden_at_utc <= ? ORDER BY path LIMIT ?""",
-        [published_seq, now - after, at_most],
-    ).fetchall()
-    paths = [path for (path,) in rows]
-    for path in paths:
-        (store.layout.silver / path).unlink(missing_ok=True)
-        failpoint("rewrite.deleted")
-    for parent in {(store.layout.silver / path).parent for path in paths}:
-        with suppress(FileNotFoundError):
-            fsync_path(parent)
-    return paths
-
-
-def forget_deleted(store: Store, paths: Sequence[str]) -> None:
-    """The manifest's part of `forget_hidden`. In the writer's thread: no chunk is being revealed meanwhile."""
-    if not paths:
-        return
-    for parent in {(store.layout.silver / path).parent for path in paths}:
-        with suppress(OSError):  # the partition has other chunks
-            parent.rmdir()
-    con = store.con
-    con.execute("BEGIN")
-    try:
-        con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [list(paths)])
-        con.execute("UPDATE progress SET commit_seq = commit_seq + 1")  # news: the next tail hides less
-        con.execute("COMMIT")
-    except BaseException:
-        with suppress(duckdb.Error):  # a failed COMMIT has ended it already
-            con.execute("ROLLBACK")
-        raise
