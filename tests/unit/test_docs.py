@@ -58,7 +58,7 @@ def anchors_of(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.fixture(params=DOCUMENTS, ids=lambda path: path.name)
+@pytest.fixture(params=DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def document(request: pytest.FixtureRequest) -> Path:
     path: Path = request.param
     return path
@@ -196,3 +196,11 @@ def test_the_runbook_leads_to_every_alert_once() -> None:
     alerts = re.findall(r"^### (Piper\w+)$", (ROOT / "docs" / "alerts.md").read_text("utf-8"), re.MULTILINE)
     linked = re.findall(r"\[(Piper\w+)\]\(alerts\.md#", (ROOT / "docs" / "operations.md").read_text("utf-8"))
     assert sorted(linked) == sorted(alerts)
+
+
+def test_what_sizing_counts_on_was_measured() -> None:
+    benchmarks = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    sizing = (ROOT / "docs" / "scaling.md").read_text("utf-8").split("## Sizing")[1].split("| setting |")[0]
+    figures = set(re.findall(r"\d[\d,]*\.\d+|\d{1,3}(?:,\d{3})+|\b\d{3}\b", sizing))
+    assert figures
+    assert {figure for figure in figures if figure not in benchmarks} == set()
