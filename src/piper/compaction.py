@@ -22,8 +22,9 @@ from piper.upkeep import Hands
 
 STEP_SECONDS = 2.0
 """A piece ends with the partition that reaches it."""
-HIDDEN_MAX = 10_000
-"""Background compaction pauses while so many replaced chunks wait for their deletion: the published tail names them."""
+HIDDEN_MAX = 5000
+"""Background compaction pauses while so many replaced chunks wait for their deletion: every published tail names them
+(bench/compaction.py, hidden)."""
 ROOM = 4
 """Merging needs this many times the bytes that it reads free on the disk: the old chunks stay for a while."""
 PUT_OFF = timedelta(hours=6)

@@ -29,7 +29,7 @@ CROWD = 32
 """So many chunks in one partition are merged at any hour and on any day."""
 CHUNK_BYTES_MAX = 256 * 1024 * 1024
 CHEAP_BYTES = 32 * 1024 * 1024
-"""Rewriting so little takes about a second (bench/compaction.py)."""
+"""Some 400,000 events; rewriting them takes seconds (bench/compaction.py)."""
 REST_SHARE = 0.1
 REST_CHUNKS = 8
 

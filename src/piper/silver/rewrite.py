@@ -37,6 +37,9 @@ from piper.silver.seal import StagedChunk, insert_chunks
 from piper.silver.staging import METADATA_KEY, REWRITE, numbered, reveal, staged_name
 from piper.silver.store import Store
 
+ROW_GROUP_MB = 32
+"""Megabytes of a row group before compression, which is in memory while it is written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
@@ -105,8 +108,9 @@ class Rewrite:
     ) -> StagedChunk | None:
         """Write the rows of `paths` (default: all chunks of the partition) as one new chunk, sorted by time.
 
-        `select` turns the SELECT of the old rows, all stored columns, into that of the new ones, same columns and same
-        partition. Returns None when no row is left.
+        Rows that are too large to be sorted in the memory of `con` stay in the order of their chunks. `select` turns
+        the SELECT of the old rows, all stored columns, into that of the new ones, same columns and same partition.
+        Returns None when no row is left.
         """
         dataset = DATASETS[partition.dataset]
         old = list(partition.paths if paths is None else paths)
@@ -121,26 +125,35 @@ class Rewrite:
         path = str(PurePosixPath(partition.directory, f"{self.staged.name}-{len(self.chunks)}.parquet"))
         file = self.staged / staged_name(path)
         about = json.dumps({"number": self.number, "through": self.through, "replaces": old})
+        query = f"SELECT {stored} FROM ({rows})"
+        try:
+            count = self._write(con, f"{query} ORDER BY occurred_at_utc", file, about)
+        except duckdb.OutOfMemoryException:  # sorting rows of many kilobytes fails where others are spilled
+            count = self._write(con, query, file, about)
+        self.replaced += [(partition.dataset, name) for name in old]
+        if not count:
+            file.unlink()
+            return None
+        chunk = StagedChunk(partition.dataset, partition.event_date, path, count, file.stat().st_size)
+        self.chunks.append(chunk)
+        failpoint("rewrite.staged")
+        return chunk
+
+    def _write(self, con: duckdb.DuckDBPyConnection, query: str, file: Path, about: str) -> int:
+        """COPY it and sync the file; returns the number of rows. After an error nothing of it is left."""
         try:
             count = con.execute(
-                f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
-                TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                f"""COPY ({query}) TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                    ROW_GROUP_SIZE_BYTES '{ROW_GROUP_MB}MB',
                     KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
             ).fetchone()
         except BaseException:
             for leftover in self.staged.glob(f"*{file.name}"):  # COPY begins under another name; nothing may reveal it
                 leftover.unlink()
             raise
-        self.replaced += [(partition.dataset, name) for name in old]
-        if not count or not count[0]:
-            file.unlink()
-            return None
         file.chmod(FILE_MODE)
         fsync_path(file)
-        chunk = StagedChunk(partition.dataset, partition.event_date, path, int(count[0]), file.stat().st_size)
-        self.chunks.append(chunk)
-        failpoint("rewrite.staged")
-        return chunk
+        return int(count[0]) if count else 0
 
     def drop(self, partition: Partition, paths: Sequence[str] | None = None) -> None:
         """Let chunks (default: all of the partition) give way to nothing."""
