@@ -31,7 +31,7 @@ from piper.silver.hidden import forget_deleted, put_away
 from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_chunks, users_of
 from piper.silver.masking import SEARCH_PAUSE, MaskingState, read_state
 from piper.silver.rewrite import Partition, Rewrite, partitions
-from piper.silver.translation import Found, joined
+from piper.silver.translation import Found, together
 from piper.silver.user_names import name_patterns
 from piper.upkeep import CORE_SHARE, Hands
 from piper.writer import Writer
@@ -209,8 +209,8 @@ def _stage_partition(hands: Hands, rewrite: Rewrite, partition: Partition, wante
 def _groups(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[tuple[list[str], int]]:
     """Chunks that become one, and how many rows they have; no group grows beyond what compaction would make."""
     sizes = con.execute(
-        "SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks"
-        " WHERE path IN (SELECT unnest(?::VARCHAR[])) ORDER BY path",
+        """SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks
+        WHERE path IN (SELECT unnest(?::VARCHAR[])) ORDER BY path""",
         [paths],
     ).fetchall()
     groups: list[tuple[list[str], int]] = []
@@ -256,7 +256,7 @@ def _clean_gold(hands: Hands, state: MaskingState) -> None:
     wanted = masks_wanted(names, names.patterns()) if state.is_on else names_wanted(names)
 
     def translate(con: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> Callable[[str], str]:
-        words = find_words(con, f"SELECT {joined(columns)} AS text FROM {table}", wanted)
+        words = find_words(con, f"SELECT {together(columns)} AS text FROM {table}", wanted)
         if wanted.notes_words:
             _note(hands, words)
         return wanted.translation(Found(frozenset(words), frozenset())).text

@@ -51,7 +51,7 @@ USER_NAMES = (
         "keiko",
         "liam",
     ),
-    *("maya", "nadia", "oscar", "priya", "quinn", "rosa", "sven", "tomas", "uma", "viktor", "wanda", "yusuf"),
+    *("mira", "nadia", "oscar", "priya", "quinn", "rosa", "sven", "tomas", "uma", "viktor", "wanda", "yusuf"),
 )
 
 

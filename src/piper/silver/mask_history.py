@@ -19,7 +19,16 @@ from piper.silver.datasets import DATASETS, Dataset
 from piper.silver.masking import masking
 from piper.silver.rewrite import Partition, Rewrite
 from piper.silver.seal import StagedChunk
-from piper.silver.translation import JSON, USER, Found, Search, Translation, joined, text_columns
+from piper.silver.translation import (
+    USER,
+    Found,
+    Search,
+    Translation,
+    json_columns,
+    searched_parts,
+    text_columns,
+    together,
+)
 from piper.silver.user_names import UserNames, is_mask
 
 
@@ -74,7 +83,7 @@ def find(
     """What is wanted in a partition, and which of its chunks (relative to silver/) have any of it."""
     dataset = DATASETS[partition.dataset]
     search = Search(wanted.patterns)
-    texts, jsons = joined(text_columns(dataset)), joined([name for name in JSON if name in dict(dataset.stored)])
+    texts, jsons = together(text_columns(dataset)), together(json_columns(dataset))
     user = next(name for name, _ in dataset.stored if name in USER)
     columns = [f"{texts} AS text", f"{jsons} AS json", f"{user} AS person", "filename"]
     columns += ["source_file"] if dataset.has_type_partition else []
@@ -88,7 +97,7 @@ def find(
         files = f"(SELECT DISTINCT filename, source_file FROM ({rows}))"
         queries += [
             f"SELECT filename, 'user', split_part(source_file, '/', 2) FROM {files}",
-            f"SELECT filename, 'text', unnest({search.hits('source_file')}) FROM {files}",
+            f"SELECT filename, 'text', unnest({search.hits(searched_parts('source_file'))}) FROM {files}",
         ]
     found = con.execute(
         f"""WITH hits AS (SELECT filename, text, json FROM ({rows}) WHERE {search.is_hit("text", "json")})

@@ -15,7 +15,15 @@ import duckdb
 
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.store import Store
-from piper.silver.translation import JSON, Found, Search, Translation, joined, text_columns
+from piper.silver.translation import (
+    JSON,
+    Found,
+    Search,
+    Translation,
+    searched_parts,
+    text_columns,
+    together,
+)
 from piper.silver.user_names import UserNames
 from piper.spool.identity import Source, display_path
 
@@ -112,7 +120,7 @@ class Masking:
         search = Search(self.names.patterns())
         con.execute(
             f"""CREATE OR REPLACE TABLE work.mentions AS SELECT event_id, text, json
-            FROM (SELECT event_id, {joined(_FRESH_TEXTS)} AS text, {joined(JSON)} AS json
+            FROM (SELECT event_id, {together(_FRESH_TEXTS)} AS text, {together(JSON)} AS json
                 FROM parsed WHERE verdict IS NULL)
             WHERE {search.is_hit("text", "json")}"""
         )
@@ -158,6 +166,6 @@ def found_words(con: duckdb.DuckDBPyConnection, search: Search, mentions: str, s
     rows = con.execute(
         f"""SELECT DISTINCT 'text', unnest({search.hits("text")}) FROM {mentions}
         UNION SELECT DISTINCT 'json', unnest({search.json_hits("json")}) FROM {mentions}
-        UNION SELECT DISTINCT 'text', unnest({search.hits("source_file")}) FROM ({source_files})"""
+        UNION SELECT DISTINCT 'text', unnest({search.hits(searched_parts("source_file"))}) FROM ({source_files})"""
     ).fetchall()
     return set(Found.of(rows).words)

@@ -29,9 +29,19 @@ KEPT = frozenset({"event_id", "event_type", "schema_version", "status", "contrac
 """Text that stays: what identifies an event, and closed vocabularies."""
 USER = frozenset({"host_user", "username"})
 JSON = ("payload", "metrics")
+PROGRAM = frozenset({"dcc", "pipeline_dcc"})
+PROGRAMS = (
+    "3dsmax", "aftereffects", "arnold", "blender", "c4d", "cinema4d", "clarisse", "gaffer", "harmony", "hiero",
+    "houdini", "hython", "karma", "katana", "krita", "mari", "max", "maya", "mayapy", "modo", "motionbuilder", "mudbox",
+    "nuke", "photoshop", "premiere", "prman", "python", "renderman", "resolve", "rv", "silhouette", "standalone",
+    "substance", "substance_designer", "substance_painter", "tractor", "unity", "unreal", "usdview", "zbrush",
+)  # fmt: skip
+"""A program stays in a PROGRAM column even if somebody is called Maya or Max: all its sessions would bear that mask,
+and everyone could tell whose it is."""
 _MARK = "m" + secrets.token_hex(12)
 """Set around what was found, for string_split. Letters and digits: what it encloses is no word of its own any more.
 Nobody who writes to the spool can know it."""
+_SEPARATOR = f"\n{_MARK[::-1]}\n"
 _EMPTY = "''"
 _PIECE = r'"(?:[^"\\]|\\.)*":?|[^"]+'
 """A string of a JSON text, with the colon if it is a key, or what is between two strings."""
@@ -53,10 +63,29 @@ def text_columns(dataset: Dataset) -> list[str]:
     return [name for name, kind in dataset.stored if kind == "VARCHAR" and name not in others]
 
 
-def joined(columns: Sequence[str]) -> str:
-    """SQL: the values of several columns as one text to search."""
-    named = ", ".join(f'"{column}"' for column in columns)
-    return f"concat_ws(chr(10), {named})" if columns else _EMPTY
+def json_columns(dataset: Dataset) -> list[str]:
+    """Columns of JSON."""
+    return [name for name in JSON if (name, "VARCHAR") in dataset.stored]
+
+
+def together(columns: Sequence[str]) -> str:
+    """SQL: the values of several columns as one text."""
+    values = [_but_programs(column) if column in PROGRAM else f'"{column}"' for column in columns]
+    return f" || '{_SEPARATOR}' || ".join(f"coalesce({value}, '')" for value in values) or _EMPTY
+
+
+def _but_programs(column: str) -> str:
+    return f"CASE WHEN {_is_program(column)} THEN NULL ELSE {column} END"
+
+
+def _is_program(column: str) -> str:
+    return f"lower({column}) IN ({', '.join(map(_quoted, PROGRAMS))})"
+
+
+def searched_parts(source_file: str) -> str:
+    """SQL: what of a source_file is searched for words: the user directory is a name as a whole."""
+    parts = f"string_split({source_file}, '/')"
+    return f"concat_ws(chr(10), {parts}[1], array_to_string({parts}[3:], '/'))"
 
 
 class Search:
@@ -143,62 +172,68 @@ class Translation:
                 LEFT JOIN work.user_forms AS u ON u.name = parts[2]"""
             )
 
-    def text(self, value: str) -> str:
-        """SQL: a text, translated."""
-        return self._guarded(Search(self._patterns).is_hit(value), value, self._patterns)
+    def text(self, value: str, otherwise: str | None = None) -> str:
+        """SQL: a text, translated. Where nothing is found it is `otherwise` (default: the text)."""
+        return self._guarded(Search(self._patterns).is_hit(value), value, self._patterns, str, otherwise)
 
-    def json(self, value: str) -> str:
-        """SQL: a JSON text as DuckDB writes it, translated.
+    def json(self, value: str, otherwise: str | None = None) -> str:
+        """SQL: a JSON text as DuckDB writes it, translated, as `text`.
 
         Most words can be replaced in the text as it stands. One that could also be a number or a key that piper reads
         is looked for string by string.
         """
-        plain = self._guarded(_json_hit(value, self._plain), value, self._plain, in_json)
+        plain = self._guarded(_json_hit(value, self._plain), value, self._plain, in_json, otherwise)
         if not self._awkward:
             return plain
         keys = ", ".join(f"'\"{key}\":'" for key in known_keys())
         is_open = f"t[1] = '\"' AND t NOT IN ({keys}) AND {_json_hit('t', self._patterns)}"
         by_string = (
             f"array_to_string(list_transform(regexp_extract_all({value}, '{_PIECE}'),"
-            f" lambda t: {self._guarded(is_open, 't', self._patterns, in_json)}), '')"
+            f" lambda t: {self._guarded(is_open, 't', self._patterns, in_json, 't')}), '')"
         )
         return f"CASE WHEN {_json_hit(value, self._awkward)} THEN {by_string} ELSE {plain} END"
 
     def _guarded(
-        self, condition: str, value: str, used: Sequence[Pattern], spell: Callable[[str], str] | None = None
+        self, condition: str, value: str, used: Sequence[Pattern], spell: Callable[[str], str], otherwise: str | None
     ) -> str:
-        if not used:
-            return value
-        return f"CASE WHEN {condition} THEN {self._swapped(value, used, spell)} ELSE {value} END"
+        otherwise = value if otherwise is None else otherwise
+        return f"CASE WHEN {condition} THEN {self._swapped(value, used, spell)} ELSE {otherwise} END"
 
-    def _marked(self, value: str, used: Sequence[Pattern], spell: Callable[[str], str] | None) -> str:
+    def _swapped(self, value: str, used: Sequence[Pattern], spell: Callable[[str], str]) -> str:
+        """Every second piece between two marks is a word. (A MAP costs a hundred times as much as a CASE.)"""
+        swaps = [(spell(word), spell(self._words[word])) for pattern in used for word in pattern.names]
+        if not swaps:
+            return value
+        other = f"CASE p {' '.join(f'WHEN {_quoted(word)} THEN {_quoted(form)}' for word, form in swaps)} ELSE p END"
+        return (
+            f"array_to_string(list_transform(string_split({self._marked(value, used, spell)}, '{_MARK}'),"
+            f" lambda p, i: CASE WHEN i % 2 = 0 THEN {other} ELSE p END), '')"
+        )
+
+    def _marked(self, value: str, used: Sequence[Pattern], spell: Callable[[str], str]) -> str:
         for pattern in (*self._masks_first, *used):
-            expression = pattern.json if spell else pattern.text
+            expression = pattern.text if spell is str else pattern.json
             for _ in range(2):
                 value = f"regexp_replace({value}, '{expression}', '\\1{_MARK}\\2{_MARK}\\3', 'g')"
         return value
 
-    def _swapped(self, value: str, used: Sequence[Pattern], spell: Callable[[str], str] | None) -> str:
-        """Every second piece between two marks is a word."""
-        forms = [(name, self._words[name]) for pattern in used for name in pattern.names]
-        pairs = ", ".join(": ".join(_quoted(spell(text) if spell else text) for text in pair) for pair in forms)
-        return (
-            f"array_to_string(list_transform(string_split({self._marked(value, used, spell)}, '{_MARK}'),"
-            f" lambda p, i: CASE WHEN i % 2 = 0 THEN coalesce(MAP {{{pairs}}}[p], p) ELSE p END), '')"
-        )
-
-    def rows(self, dataset: Dataset, rows: str, mentions: str | None = None) -> str:
+    def rows(self, dataset: Dataset, rows: str, mentions: str = "TRUE") -> str:
         """SELECT of the stored columns of `rows`, translated. `prepare` must have been called for these rows.
 
-        `mentions`: SQL condition on a row without which its texts need no look; None: the texts tell.
+        `mentions`: SQL condition on a row without which its texts need no look. All texts of a row are translated as
+        one and then taken apart: a statement with the patterns in every column would take longer to plan than to run.
         """
-        texts, jsons = text_columns(dataset), [name for name in JSON if (name, "VARCHAR") in dataset.stored]
-        if mentions is None:
-            mentions = Search(self._patterns).is_hit(joined(texts), joined(jsons))
-        columns = ", ".join(self._column(name, texts, jsons) for name, _ in dataset.stored)
+        texts, jsons = text_columns(dataset), json_columns(dataset)
         user = next(name for name, _ in dataset.stored if name in USER)
+        columns = ", ".join(self._column(name, texts, jsons) for name, _ in dataset.stored)
         files = "LEFT JOIN work.file_forms AS f ON source_file = f.name" if dataset.has_type_partition else ""
-        return f"""SELECT {columns} FROM (SELECT *, {mentions} AS mentions FROM ({rows})) AS r
+        if self._words:
+            parts = [f"string_split({self.text('texts', 'NULL')}, '{_SEPARATOR}') AS text_parts"]
+            parts += [f"string_split({self.json('jsons', 'NULL')}, '{_SEPARATOR}') AS json_parts"] if jsons else []
+            whole = [f"CASE WHEN {mentions} THEN {together(texts)} END AS texts"]
+            whole += [f"CASE WHEN {mentions} THEN {together(jsons)} END AS jsons"] if jsons else []
+            rows = f"SELECT *, {', '.join(parts)} FROM (SELECT *, {', '.join(whole)} FROM ({rows}))"
+        return f"""SELECT {columns} FROM ({rows}) AS r
             LEFT JOIN work.user_forms AS u ON {user} = u.name {files}"""
 
     def _column(self, name: str, texts: Sequence[str], jsons: Sequence[str]) -> str:
@@ -208,8 +243,9 @@ class Translation:
             return "coalesce(f.other, source_file) AS source_file"
         if not self._words or name not in (*texts, *jsons):
             return f'r."{name}"'
-        other = self.json(f'"{name}"') if name in jsons else self.text(f'"{name}"')
-        return f'CASE WHEN mentions THEN {other} ELSE "{name}" END AS "{name}"'
+        parts, columns = ("json_parts", jsons) if name in jsons else ("text_parts", texts)
+        stays = f'"{name}" IS NULL OR {parts} IS NULL' + (f" OR {_is_program(name)}" if name in PROGRAM else "")
+        return f'CASE WHEN {stays} THEN "{name}" ELSE {parts}[{columns.index(name) + 1}] END AS "{name}"'
 
 
 def _json_hit(value: str, searched: Sequence[Pattern]) -> str:
