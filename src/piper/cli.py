@@ -6,16 +6,25 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from piper.commands import backfill as backfill_command
 from piper.commands import catalog as catalog_commands
 from piper.commands import config as config_commands
 from piper.commands import demo, insight, quarantine, reading, service, upkeep, warehouse
-from piper.commands.context import ConfigOption, DataRootOption, Globals, RawRootOption, VersionOption
+from piper.commands.backfill import AllOption, DryRunOption, EndOption, StartOption
+from piper.commands.context import (
+    ConfigOption,
+    DataRootOption,
+    Globals,
+    JsonOption,
+    RawRootOption,
+    VersionOption,
+)
 from piper.errors import EX_USAGE
-from piper.exits import run
+from piper.exits import UsageError, run
 
 app = typer.Typer(
     name="piper",
@@ -44,6 +53,7 @@ def _piper(
 app.command()(warehouse.init)
 app.command()(warehouse.ingest)
 app.command()(warehouse.materialize)
+app.command()(backfill_command.backfill)
 app.command()(upkeep.compact)
 app.command()(upkeep.prune)
 app.command()(insight.status)
@@ -62,6 +72,7 @@ quarantine_app = typer.Typer(help="Lines that are no events: which, why, and whe
 quarantine_app.command("list")(quarantine.list_)
 quarantine_app.command("show")(quarantine.show)
 quarantine_app.command("stats")(quarantine.stats)
+quarantine_app.command("replay")(quarantine.replay)
 app.add_typer(quarantine_app, name="quarantine")
 
 catalog_app = typer.Typer(help="What there is to query: gold models, silver views, metrics; grain, columns, units.")
@@ -77,6 +88,15 @@ app.add_typer(config_app, name="config")
 
 @daemon_app.command()
 def piperd(
+    ctx: typer.Context,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Do not run as a daemon: the same as `piper backfill`.")
+    ] = False,
+    start: StartOption = None,
+    end: EndOption = None,
+    everything: AllOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     data_root: DataRootOption = None,
     raw_root: RawRootOption = None,
@@ -85,7 +105,13 @@ def piperd(
     """The telemetry daemon: tails the spool and keeps the warehouse up to date until SIGTERM or SIGINT."""
     from piper.daemon import run as run_daemon
 
-    raise typer.Exit(run_daemon(Globals(config, data_root, raw_root).load))
+    ctx.obj = Globals(config, data_root, raw_root)
+    if backfill:
+        backfill_command.backfill(ctx, start, end, everything, dry_run, as_json)
+        return
+    if start or end or everything or dry_run or as_json:
+        raise UsageError("these options are for a backfill", hint="Add --backfill.")
+    raise typer.Exit(run_daemon(ctx.obj.load))
 
 
 # ---- the way in and out ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from piper.backfill.run import Backfill
 from piper.compaction import Compacted, Compaction, MergeError
 from piper.errors import PiperError
 from piper.hours import Hours
@@ -16,6 +17,7 @@ FORGET_SECONDS = 60.0
 PRIVACY_SECONDS = 5.0
 FORGET_CHUNKS_MAX = 500
 """Put away in a step: no gold refresh can begin before it ends."""
+BACKFILL_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 COMPACT_SECONDS = 60.0
 
@@ -34,9 +36,15 @@ def daemon_duties() -> tuple[Duty, ...]:
         Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),
         Duty("mask", PRIVACY_SECONDS, rewrite_history),
         Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
+        Duty("backfill", BACKFILL_SECONDS, go_on_with_backfill),
         Duty("prune", PRUNE_SECONDS, prune_due, gold_rests=True, yields=False),
         Duty("compact", COMPACT_SECONDS, compact_due),
     )
+
+
+def go_on_with_backfill(hands: Hands) -> bool:
+    """Do a part of a backfill that a killed process has left, or a command that has gone away."""
+    return Backfill(is_live=True).step(hands) is not None
 
 
 def forget(hands: Hands) -> bool:

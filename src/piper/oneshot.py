@@ -14,11 +14,15 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from piper.backfill.replay import Replay
+from piper.backfill.run import Backfill, within_retention
+from piper.backfill.scope import Scope
 from piper.compaction import CompactionRun
 from piper.duties import after_a_pass, forget
 from piper.errors import PiperError, WriterLockedError
 from piper.layout import Layout
 from piper.ops.metrics import GOLD_MODELS, Metrics
+from piper.ops.rejected import Only
 from piper.privacy import finish_now
 from piper.retention import Pruned
 from piper.retention import prune as prune_due
@@ -156,6 +160,49 @@ def compact(settings: Settings, run: CompactionRun, on_progress: Progress, *, dr
             on_progress(run.done.bytes_before, total)
         writer.publish()
         _forget(hands)
+
+
+def backfill(settings: Settings, scope: Scope, on_progress: Progress, *, dry_run: bool = False) -> dict[str, Any]:
+    """Backfill these days, having read what is unread, and bring gold up to date; one that was not finished goes first.
+
+    Returns `Backfill.summary`, and `gold_failed`.
+    """
+    started = time.monotonic()
+    with open_writer(settings, "piper backfill") as writer, closing(Hands(writer)) as hands:
+        run = Backfill(is_live=False, is_dry=dry_run)
+        within_retention(hands, scope)
+        if not dry_run:
+            _pass(writer, started, lambda _done, _total: None)
+            earlier = run.state(hands)
+            if earlier is not None and earlier.scope != within_retention(hands, scope):
+                _step_through(run, hands, on_progress)
+        run.begin(hands, scope)
+        _step_through(run, hands, on_progress)
+        state = run.state(hands)
+        assert state is not None
+        return run.summary(state) | {"gold_failed": [] if dry_run else _show(writer)}
+
+
+def _step_through(run: Backfill, hands: Hands, on_progress: Progress) -> None:
+    while (progress := run.step(hands)) is not None:
+        on_progress(*progress)
+
+
+def replay(settings: Settings, only: Only, *, dry_run: bool = False) -> dict[str, Any]:
+    """Judge quarantined lines again, and bring gold up to date. Returns `Replay.summary`, and `gold_failed`."""
+    with open_writer(settings, "piper quarantine replay") as writer, closing(Hands(writer)) as hands:
+        run = Replay(only, is_dry=dry_run)
+        while run.step(hands):
+            pass
+        return run.summary() | {"gold_failed": [] if dry_run else _show(writer)}
+
+
+def _show(writer: Writer) -> list[str]:
+    """Have readers see what was changed; returns the gold models that failed."""
+    writer.export_quarantine()
+    writer.publish()
+    writer.refresh_gold(writer.store.cursor())
+    return failed_models(writer.metrics)
 
 
 def prune(settings: Settings, *, dry_run: bool = False) -> dict[str, Pruned]:

@@ -32,6 +32,7 @@ from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
+from piper.silver.release import purge_released
 from piper.silver.store import Store, explain
 from piper.spool.hosts import SpoolHost, SpoolHosts
 from piper.spool.tail import Batch, Tailer
@@ -223,8 +224,17 @@ class Writer:
         return True
 
     def export_quarantine(self) -> int:
-        """Append pending rejections to the quarantine files; returns how many."""
+        """Append pending rejections to the quarantine files, and take released ones out; returns how many came."""
+        purge_released(self.store)
         return export_rejections(self.store)
+
+    def quarantine(self, rejections: list[Rejection]) -> Committed:
+        """Commit rejected lines that did not come by the tailer; those that are in quarantine change nothing."""
+        batch = Batch()
+        started = time.perf_counter()
+        done = self._commit(batch, rejections, seal=False)
+        self._count(batch, done, time.perf_counter() - started)
+        return done
 
     def refresh_gold(
         self,

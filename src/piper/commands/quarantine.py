@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from piper.commands.context import JsonOption, say, settings_of
+from piper.errors import EX_FAILURE
 from piper.exits import UsageError, print_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from piper.events.quarantine import Reason
+    from piper.layout import Layout
     from piper.ops.rejected import Found, Only
 
 ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="REASON", help="Only lines of this reason.")]
@@ -104,14 +107,47 @@ def stats(
     )
 
 
+def replay(
+    ctx: typer.Context,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge rejected lines by today's rules: what passes moves into silver and leaves quarantine."""
+    from piper import oneshot
+    from piper.layout import Layout
+    from piper.ops import screen
+    from piper.ops.control import DaemonNotRunningError, ask
+
+    only, settings = _only(reason, since), settings_of(ctx, run_log="replay")
+    _require_warehouse(Layout.of(settings))
+    args = {"reason": only.reason, "since": only.since.isoformat() if only.since else None, "dry_run": dry_run}
+    started = time.monotonic()
+    done: dict[str, Any]
+    try:
+        done = {"by": "piperd", **ask(Layout.of(settings).control_socket, "replay", args, timeout_seconds=None)}
+    except DaemonNotRunningError:
+        done = {"by": "piper", **oneshot.replay(settings, only, dry_run=dry_run)}
+    done |= {"dry_run": dry_run, "seconds": round(time.monotonic() - started, 3)}
+    print_json(done) if as_json else screen.show_replay(screen.console(), done)
+    if done["gold_failed"]:
+        raise typer.Exit(EX_FAILURE)
+
+
 def _quarantine(ctx: typer.Context) -> Path:
     from piper.layout import Layout
-    from piper.ops.status import NotInitialisedError
 
     layout = Layout.of(settings_of(ctx))
+    _require_warehouse(layout)
+    return layout.quarantine
+
+
+def _require_warehouse(layout: Layout) -> None:
+    from piper.ops.status import NotInitialisedError
+
     if not layout.data_root.is_dir():
         raise NotInitialisedError(f"there is no warehouse at {layout.data_root}", hint="Run `piper init` to make one.")
-    return layout.quarantine
 
 
 def _only(reason: str | None, since: str | None) -> Only:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Protocol
 
 import anyio
@@ -18,18 +18,25 @@ import anyio.to_thread
 import duckdb
 
 from piper import __version__
+from piper.backfill.replay import Replay
+from piper.backfill.run import Backfill, within_retention
+from piper.backfill.scope import Scope
+from piper.backfill.state import State
 from piper.compaction import CompactionRun
 from piper.errors import PiperError
+from piper.events.quarantine import Reason
 from piper.gold.models import load_models
 from piper.layout import Layout
 from piper.ops.control import Handler, Progress
 from piper.ops.health import Health
 from piper.ops.jobs import Jobs, refused
+from piper.ops.metrics import Metrics
+from piper.ops.rejected import Only
 from piper.ops.status import collect_status
 from piper.reload import Reloader
 from piper.retention import prune as prune_due
 from piper.settings import Settings
-from piper.upkeep import Upkeep
+from piper.upkeep import Hands, Upkeep
 from piper.writer import Writer
 
 
@@ -39,6 +46,7 @@ class Running(Protocol):
     settings: Settings
     layout: Layout
     health: Health
+    metrics: Metrics
     started_at: float
     jobs: Jobs
     gold_lock: anyio.Lock
@@ -71,7 +79,25 @@ def control_handlers(daemon: Running) -> Mapping[str, Handler]:
     async def prune(args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
         return await _prune(daemon, dry_run=bool(args.get("dry_run")))
 
-    return {"status": status, "materialize": materialize, "reload": reload, "compact": compact, "prune": prune}
+    backfill_lock = anyio.Lock()
+
+    async def backfill(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        async with backfill_lock:
+            return await _backfill(daemon, args, progress)
+
+    async def replay(args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        async with backfill_lock:
+            return await _replay(daemon, args)
+
+    return {
+        "backfill": backfill,
+        "replay": replay,
+        "status": status,
+        "materialize": materialize,
+        "reload": reload,
+        "compact": compact,
+        "prune": prune,
+    }
 
 
 async def _status(daemon: Running) -> dict[str, Any]:
@@ -120,6 +146,56 @@ async def _prune(daemon: Running, *, dry_run: bool) -> dict[str, Any]:
     retention = daemon.settings.retention
     done = await daemon.upkeep.do(lambda hands: prune_due(hands, retention, dry_run=dry_run), gold_rests=True)
     return {kind: asdict(pruned) for kind, pruned in done.items()}
+
+
+async def _backfill(daemon: Running, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Backfill days beside ingest, some seconds at a time between the duties; an unfinished one goes first."""
+    scope, run = Scope(_day(args, "start"), _day(args, "end")), Backfill(is_live=True, is_dry=bool(args.get("dry_run")))
+
+    def begin(hands: Hands) -> State | None:
+        wanted, earlier = within_retention(hands, scope), run.state(hands)
+        if earlier is not None and not earlier.is_finished and earlier.scope != wanted:
+            return None
+        return run.begin(hands, scope)
+
+    while (state := await daemon.upkeep.do(begin)) is None:
+        await _step(daemon, run, progress)
+    while await _step(daemon, run, progress):
+        pass
+    state = await daemon.upkeep.do(run.state) or state
+    return run.summary(state) | {"gold_failed": [] if run.is_dry else await _show_gold(daemon)}
+
+
+async def _step(daemon: Running, run: Backfill, progress: Progress) -> bool:
+    done = await daemon.upkeep.do(run.step)
+    if done is not None:
+        await progress({"done": done[0], "total": done[1]})
+    return done is not None
+
+
+async def _replay(daemon: Running, args: dict[str, Any]) -> dict[str, Any]:
+    reason, since = args.get("reason"), args.get("since")
+    run = Replay(
+        Only(Reason(reason) if reason else None, datetime.fromisoformat(since) if since else None),
+        is_dry=bool(args.get("dry_run")),
+    )
+    while await daemon.upkeep.do(run.step):
+        pass
+    return run.summary() | {"gold_failed": [] if args.get("dry_run") else await _show_gold(daemon)}
+
+
+async def _show_gold(daemon: Running) -> list[str]:
+    """Have gold show what was changed; returns the models that could not be refreshed."""
+
+    def errors() -> dict[str, float]:
+        name, registry = "piper_gold_refreshes_total", daemon.metrics.registry
+        found = {m.name: registry.get_sample_value(name, {"model": m.name, "result": "error"}) for m in load_models()}
+        return {model: count or 0.0 for model, count in found.items()}
+
+    async with daemon.gold_lock:
+        before = errors()
+        await daemon.refresh_gold()
+        return [model for model, count in errors().items() if count > before[model]]
 
 
 def _day(args: Mapping[str, Any], name: str) -> date | None:

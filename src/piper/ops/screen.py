@@ -102,6 +102,48 @@ def show_compaction(out: Console, done: dict[str, Any]) -> None:
     facts(out, title, rows)
 
 
+def show_backfill(out: Console, done: dict[str, Any]) -> None:
+    """What a backfill has changed, or would."""
+    rows = [
+        ("read", f"{done['files']:,} files, {size(done['bytes'])}"),
+        ("added", f"{done['added']:,} events that silver lacked"),
+        ("replaced", f"{done['replaced']:,} events that are stored otherwise now"),
+        ("rejected", f"{done['rejected']:,} events whose line is none any more"),
+        ("released", f"{done['released']:,} lines from quarantine"),
+        ("unchanged", f"{done['unchanged']:,} events"),
+    ]
+    if not done["dry_run"]:
+        rows.append(("quarantined", f"{done['quarantined']:,} lines that were nowhere yet"))
+    for day, counts in done["dates"].items():
+        rows.append((day, ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)))
+    if done["unreadable"]:
+        what = f"{len(done['unreadable']):,} files, such as {done['unreadable'][0]}"
+        rows.append(("UNREADABLE", f"{what}; repeat it when they can be read"))
+    if done["gold_failed"]:
+        rows.append(("gold", f"FAILED for {', '.join(done['gold_failed'])}; readers keep the old rows"))
+    title = "would be backfilled" if done["dry_run"] else f"backfilled by {done['by']} in {done['seconds']:.2f} s"
+    facts(out, title, rows)
+
+
+def show_replay(out: Console, done: dict[str, Any]) -> None:
+    """What a replay of the quarantine has moved, or would."""
+    rows = [
+        ("judged", f"{done['lines']:,} lines"),
+        ("added", f"{done['added']:,} events, now in silver"),
+        ("duplicate", f"{done['duplicates']:,} lines whose event silver has already"),
+        ("released", f"{done['released']:,} lines left quarantine"),
+        ("still bad", f"{done['still_rejected']:,} lines"),
+    ]
+    if done["cut"]:
+        rows.append(("cut", f"{done['cut']:,} lines of which only a part was kept; `piper backfill` reads raw again"))
+    if done["pruned_days"]:
+        rows.append(("too old", f"{done['pruned_days']:,} lines of days that silver does not keep"))
+    if done["gold_failed"]:
+        rows.append(("gold", f"FAILED for {', '.join(done['gold_failed'])}; readers keep the old rows"))
+    title = "would be replayed" if done["dry_run"] else f"replayed by {done['by']} in {done['seconds']:.2f} s"
+    facts(out, title, rows)
+
+
 def show_pruned(out: Console, done: dict[str, Any]) -> None:
     """What `piper prune` has deleted, or would."""
     rows = []

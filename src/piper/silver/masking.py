@@ -7,7 +7,7 @@ the setting is changed, and wherever that died, one rewrite brings all rows into
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -105,7 +105,7 @@ class Masking:
     def note_sources(self, sources: Iterable[Source]) -> None:
         """Learn the user directories of spool files."""
         if self.is_on:
-            self._note({display_path(source.path).split("/")[1] for source in sources})
+            self.note_users({display_path(source.path).split("/")[1] for source in sources})
 
     def look(self, sources: Iterable[Source]) -> None:
         """After a batch is parsed, which came from `sources`: find the names in it. `projection_sql` then has them."""
@@ -116,26 +116,14 @@ class Masking:
             name for (name,) in con.execute("SELECT DISTINCT host_user FROM parsed WHERE verdict IS NULL").fetchall()
         }
         users |= {display_path(source.path).split("/")[1] for source in sources}
-        self._note(users)
-        search = Search(self.names.patterns())
-        con.execute(
-            f"""CREATE OR REPLACE TABLE work.mentions AS SELECT event_id, text, json
-            FROM (SELECT event_id, {together(_FRESH_TEXTS)} AS text, {together(JSON)} AS json
-                FROM parsed WHERE verdict IS NULL)
-            WHERE {search.is_hit("text", "json")}"""
+        self.note_users(users)
+        self._translation = translation_of_parsed(
+            con, self.names, users, lambda words: self.names.add(words, is_searched=True)
         )
-        words = found_words(con, search, "work.mentions", "SELECT DISTINCT source_file FROM parsed")
-        self.names.add(words, is_searched=True)  # another case of a known name: whatever finds that one finds it too
-        self._translation = masking(self.names, Found(frozenset(words), frozenset(users)))
-        self._translation.prepare(con, "SELECT source_file FROM parsed WHERE verdict IS NULL")
 
     def projection_sql(self, dataset: str) -> str:
         """The SELECT over `fresh` of a dataset's stored columns, with masks if they are wanted."""
-        rows = projection_sql(dataset)
-        if not self.is_on:
-            return rows
-        mentions = "event_id IN (SELECT event_id FROM work.mentions)"
-        return self._translation.rows(DATASETS[dataset], rows, mentions)
+        return masked_projection_sql(dataset, self._translation) if self.is_on else projection_sql(dataset)
 
     def mask_texts(self, con: duckdb.DuckDBPyConnection, texts: list[str]) -> list[str]:
         """Some short texts that are no rows of silver (names of hosts), with masks if they are wanted."""
@@ -150,10 +138,38 @@ class Masking:
                             [texts, len(texts)]).fetchone()  # fmt: skip
         return list(found[0]) if found else texts
 
-    def _note(self, users: set[str]) -> None:
+    def note_users(self, users: Iterable[str]) -> None:
+        """Have masks for these users."""
         new = self.names.unknown(users)
         if new:
             self.names.add(new, is_searched=not self._has_rows())
+
+
+def translation_of_parsed(
+    con: duckdb.DuckDBPyConnection, names: UserNames, users: set[str], add: Callable[[set[str]], object]
+) -> Translation:
+    """What puts masks into the accepted lines of `parsed`; `masked_projection_sql` then works on that connection.
+
+    `users` are theirs. `add` is told of other cases of known names: whatever finds a name finds these too.
+    """
+    search = Search(names.patterns())
+    con.execute(
+        f"""CREATE OR REPLACE TABLE work.mentions AS SELECT event_id, text, json
+        FROM (SELECT event_id, {together(_FRESH_TEXTS)} AS text, {together(JSON)} AS json
+            FROM parsed WHERE verdict IS NULL)
+        WHERE {search.is_hit("text", "json")}"""
+    )
+    words = found_words(con, search, "work.mentions", "SELECT DISTINCT source_file FROM parsed")
+    add(words)
+    translation = masking(names, Found(frozenset(words), frozenset(users)))
+    translation.prepare(con, "SELECT source_file FROM parsed WHERE verdict IS NULL")
+    return translation
+
+
+def masked_projection_sql(dataset: str, translation: Translation) -> str:
+    """The SELECT over `fresh` of a dataset's stored columns, with masks."""
+    mentions = "event_id IN (SELECT event_id FROM work.mentions)"
+    return translation.rows(DATASETS[dataset], projection_sql(dataset), mentions)
 
 
 def masking(names: UserNames, found: Found) -> Translation:

@@ -112,10 +112,21 @@ class Rewrite:
         the SELECT of the old rows, all stored columns, into that of the new ones, same columns and same partition.
         Returns None when no row is left.
         """
-        dataset = DATASETS[partition.dataset]
         old = list(partition.paths if paths is None else paths)
         files = ", ".join(f"'{sql_literal(self.store.layout.silver / path)}'" for path in old)
-        rows = select(dataset.chunk_rows_sql(f"[{files}]"))
+        rows = select(DATASETS[partition.dataset].chunk_rows_sql(f"[{files}]"))
+        chunk = self._stage(con, partition, rows, old)
+        self.replaced += [(partition.dataset, name) for name in old]
+        return chunk
+
+    def add(self, con: duckdb.DuckDBPyConnection, partition: Partition, rows: str) -> StagedChunk | None:
+        """Write `rows` (a SELECT of all stored columns) as a chunk that takes no other's place. None: no row."""
+        return self._stage(con, partition, rows, [])
+
+    def _stage(
+        self, con: duckdb.DuckDBPyConnection, partition: Partition, rows: str, old: list[str]
+    ) -> StagedChunk | None:
+        dataset = DATASETS[partition.dataset]
         stored = ", ".join(
             f"{-self.number}::BIGINT AS commit_seq" if name == "commit_seq"
             else 'event_type AS "event_type_name"' if name == "event_type" and dataset.has_type_partition
@@ -130,7 +141,6 @@ class Rewrite:
             count = self._write(con, f"{query} ORDER BY occurred_at_utc", file, about)
         except duckdb.OutOfMemoryException:  # sorting rows of many kilobytes fails where others are spilled
             count = self._write(con, query, file, about)
-        self.replaced += [(partition.dataset, name) for name in old]
         if not count:
             file.unlink()
             return None

@@ -1,0 +1,325 @@
+"""Reading: raw lines, of spool files from their beginning or of quarantine records, into the workbench.
+
+The tailer is not touched: these are looks of their own at the same files. A cut last line is left to the tailer, and so
+is what it has not come to yet; NUL bytes are believed once the file has rested for NUL_REST_SECONDS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from piper.backfill.scope import Scope, in_order
+from piper.backfill.workbench import Workbench
+from piper.errors import PiperError
+from piper.events.parse import Lines, split
+from piper.events.quarantine import Rejection, rejection_of
+from piper.files import sql_literal
+from piper.silver.commit import REJECTION_KEY
+from piper.spool.discover import scan_spool
+from piper.spool.identity import Checkpoint, Doubt, Source, display_path
+from piper.spool.turn import SAMPLE_BYTES, Limits, Outcome, Skip, Span, take_turn
+from piper.upkeep import Hands
+from piper.writer import Writer
+
+STEP_SECONDS = 2.0
+SLICE_BYTES = 8 * 1024 * 1024
+FILES_AT_ONCE = 500
+"""Files that are asked for at a time."""
+NUL_REST_SECONDS = 60.0
+RECORD_BYTES_MAX = 1 << 24
+"""A quarantine record is longer than its line: it may spell every byte with six."""
+PLACE_BITS = 40
+"""An ordinal is the place of the file and, in so many bits, the offset of the line."""
+_READ_ON = {Outcome.READ, Outcome.IDLE, Outcome.NUL}
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A file to be read. `limit`: bytes that the tailer has taken, None: it does not read it."""
+
+    path: bytes
+    size: int
+    limit: int | None
+
+
+def candidates(hands: Hands, scope: Scope, *, is_live: bool) -> list[Candidate]:
+    """The present spool files that can hold events of these days, in order. Raises PiperError without a spool.
+
+    `is_live`: a tailer reads the same files now, and what it has not taken yet is left to it.
+    """
+    scan = scan_spool(os.fspath(hands.writer.settings.paths.raw_root))
+    if scan.root_error:
+        raise PiperError(
+            f"the spool cannot be read: {scan.root_error}",
+            hint="Check the mount and its permissions, or set paths.raw_root (--raw-root DIR).",
+        )
+    chosen = {path: status for path, status in scan.files.items() if scope.can_hold(path, status)}
+    taken = hands.in_writer(_taken) if is_live else None
+    found = []
+    for path in in_order(chosen):
+        status = chosen[path]
+        limit = None if taken is None else taken.get((path, status.st_ino), 0)
+        found.append(Candidate(path, status.st_size, None if limit == _ALL else limit))
+    return found
+
+
+_ALL = -1
+
+
+def _taken(writer: Writer) -> dict[tuple[bytes, int], int]:
+    """How far the tailer is in each file; _ALL where it has stopped because of a doubt."""
+    return {
+        (source.path, source.inode): source.offset
+        if source.suspicion is None or source.suspicion.doubt is Doubt.NUL
+        else _ALL
+        for source in writer.tailer.sources
+    }
+
+
+# ---- spool files -----------------------------------------------------------------------------------------------------
+
+
+def plan_files(bench: Workbench, files: Sequence[Candidate]) -> None:
+    """Note what is to be read."""
+    table = pa.table(
+        {
+            "place": pa.array(range(len(files)), pa.int64()),
+            "path": pa.array([file.path for file in files], pa.binary()),
+            "size_bytes": pa.array([file.size for file in files], pa.int64()),
+            "limit_bytes": pa.array([file.limit for file in files], pa.int64()),
+        }
+    )
+    bench.con.register("planned", table)
+    try:
+        bench.con.execute("INSERT INTO bench.files SELECT *, FALSE FROM planned")
+    finally:
+        bench.con.unregister("planned")
+
+
+def index_quarantine(bench: Workbench, hands: Hands) -> None:
+    """Note what is in quarantine. Pending rejections must have been exported."""
+    root = hands.writer.store.layout.quarantine
+    known = hands.con.execute("SELECT path FROM ingest_manifest.main.quarantine_files ORDER BY path").fetchall()
+    for (name,) in known:
+        path = root / name
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            continue
+        bench.con.execute(
+            f"""INSERT INTO bench.quarantined
+            SELECT {REJECTION_KEY}, ?, CAST(TRY_CAST(quarantined_at_utc AS TIMESTAMP) AS DATE), reason, source_file,
+                source_offset, raw_md5
+            FROM read_json('{sql_literal(path)}', format = 'newline_delimited', ignore_errors = true,
+                columns = {{quarantined_at_utc: 'VARCHAR', source_file: 'VARCHAR', source_offset: 'BIGINT',
+                    reason: 'VARCHAR', raw_md5: 'VARCHAR'}},
+                maximum_object_size = {min(max(size, 1024), RECORD_BYTES_MAX)})
+            WHERE raw_md5 IS NOT NULL AND quarantined_at_utc IS NOT NULL""",
+            [name],
+        )
+
+
+def read_some(bench: Workbench, hands: Hands) -> list[str]:
+    """Read files for STEP_SECONDS; returns those that could not be read to their end (as display paths)."""
+    started = time.monotonic()
+    reader = _Reader(bench, hands)
+    bench.con.execute(  # what a step has left that died on its way through a file
+        f"""DELETE FROM bench.staged
+        WHERE ordinal >> {PLACE_BITS} IN (SELECT place FROM bench.files WHERE NOT is_read)"""
+    )
+    files = bench.rows(
+        "SELECT place, path, limit_bytes FROM bench.files WHERE NOT is_read ORDER BY place LIMIT ?", [FILES_AT_ONCE]
+    )
+    for place, path, limit in files:
+        reader.read(place, path, limit)
+        if time.monotonic() - started >= STEP_SECONDS:
+            break
+    reader.flush()
+    return reader.unreadable
+
+
+class _Reader:
+    """Gathers slices of several files; a file is done when all of its lines are in the workbench."""
+
+    def __init__(self, bench: Workbench, hands: Hands) -> None:
+        self._bench, self._hands = bench, hands
+        writer = hands.writer
+        self._root = os.fsencode(writer.settings.paths.raw_root)
+        line_bytes_max = writer.settings.ingest.line_bytes_max
+        self._limits = Limits(max(SLICE_BYTES, 2 * line_bytes_max), line_bytes_max)
+        self._spans: list[Span] = []
+        self._skips: list[Skip] = []
+        self._places: dict[str, int] = {}
+        self._finished: list[int] = []
+        self._bytes = 0
+        self.unreadable: list[str] = []
+
+    def read(self, place: int, path: bytes, limit: int | None) -> None:
+        """Take a file in."""
+        self._places[display_path(path)] = place
+        for piece in self._pieces(path, limit):
+            if isinstance(piece, Skip):
+                self._skips.append(piece)
+                continue
+            self._spans.append(piece)
+            self._bytes += len(piece.data)
+            if self._bytes >= SLICE_BYTES:
+                self.flush()
+        self._finished.append(place)
+
+    def flush(self) -> None:
+        """Parse what was gathered."""
+        self._hands.check()
+        if self._spans or self._skips:
+            parse_into(self._bench, self._hands, self._spans, self._skips, self._places, self._finished)
+        elif self._finished:
+            _finish(self._bench, self._finished)
+        self._spans, self._skips, self._finished, self._bytes = [], [], [], 0
+
+    def _pieces(self, path: bytes, limit: int | None) -> Iterator[Span | Skip]:
+        """Complete lines from the beginning, up to `limit`; and what is no line."""
+        try:
+            status = os.lstat(self._root + b"/" + path)
+        except FileNotFoundError:
+            return
+        source = Source(path=path, device=status.st_dev, inode=status.st_ino)
+        at: Checkpoint | None = None
+        while limit is None or (at.offset if at else 0) < limit:
+            turn = take_turn(self._root, source, at, self._limits)
+            if turn.outcome not in _READ_ON:
+                if turn.outcome is not Outcome.GONE:
+                    self.unreadable.append(display_path(path))
+                return
+            if turn.span is not None:
+                yield _cut(turn.span, limit)
+            if turn.skip is not None:
+                yield turn.skip
+            at = turn.checkpoint or at
+            rested = self._hands.writer.clock.utc() - status.st_mtime >= NUL_REST_SECONDS
+            if turn.outcome is Outcome.NUL and rested and source.nul_until < source.size:
+                source.nul_until = source.size
+            elif not turn.more:
+                return
+
+
+def _cut(span: Span, limit: int | None) -> Span:
+    """The lines that begin before `limit`."""
+    if limit is None or span.start_offset + len(span.data) <= limit:
+        return span
+    end = span.data.find(b"\n", max(0, limit - span.start_offset - 1)) + 1
+    data = span.data[:end]
+    return Span(span.source, span.start_offset, span.start_line, data.count(b"\n"), data)
+
+
+# ---- into the workbench ----------------------------------------------------------------------------------------------
+
+
+def parse_into(
+    bench: Workbench,
+    hands: Hands,
+    spans: Sequence[Span],
+    skips: Sequence[Skip],
+    places: dict[str, int],
+    finished: Sequence[int],
+) -> None:
+    """Parse lines of files by `places`, and put them into the workbench together with which files are `finished`."""
+    lines = split(spans)
+    bench.parser.begin()
+    rejections = bench.parser.add(lines, hands.writer.clock.now()).result()
+    rejections += [rejection_of(skip) for skip in skips]
+    passing = _passing(bench, lines)
+    con = bench.con
+    con.register("places", pa.table({"source_file": list(places), "place": pa.array(places.values(), pa.int64())}))
+    try:
+        with bench.transaction():
+            con.execute(
+                f"""INSERT INTO bench.staged
+                SELECT (place << {PLACE_BITS}) + source_offset, md5_number(event_id), p.* EXCLUDE (line_index)
+                FROM work.parsed AS p JOIN places USING (source_file) WHERE verdict IS NULL"""
+            )
+            insert_rejected(con, rejections)
+            if passing:
+                con.executemany("INSERT INTO bench.passing VALUES (?, ?, ?, ?, ?)", passing)
+            _mark(con, finished)
+    finally:
+        con.unregister("places")
+
+
+def _passing(bench: Workbench, lines: Lines) -> list[tuple[object, ...]]:
+    """The lines among the accepted ones that are in quarantine, by content and place."""
+    rows = bench.rows(
+        """SELECT line_index, raw_md5, key, file, day, reason, event_date
+        FROM work.parsed JOIN bench.quarantined USING (source_file, source_offset) WHERE verdict IS NULL"""
+    )
+    return [tuple(record) for index, raw_md5, *record in rows if raw_md5 in _sums(lines.raw(index))]
+
+
+def _sums(raw: bytes) -> set[str]:
+    """The md5 that a quarantine record of this line has; of an over-long one only the beginning was kept."""
+    return {hashlib.md5(kept, usedforsecurity=False).hexdigest() for kept in (raw, raw[:SAMPLE_BYTES])}
+
+
+def insert_rejected(con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejection]) -> None:
+    """Note lines that are no events."""
+    if not rejections:
+        return
+    table = pa.table(
+        {
+            "reason": [r.reason.value for r in rejections],
+            "field": [r.field for r in rejections],
+            "source_file": [r.source_file for r in rejections],
+            "source_offset": pa.array([r.source_offset for r in rejections], pa.int64()),
+            "source_line": pa.array([r.source_line for r in rejections], pa.int64()),
+            "raw": pa.array([r.raw for r in rejections], pa.binary()),
+            "raw_bytes": pa.array([r.raw_bytes for r in rejections], pa.int64()),
+            "event_id": pa.array([_event_id(r.raw) for r in rejections], pa.string()),
+        }
+    )
+    con.register("new_rejected", table)
+    try:
+        con.execute("INSERT INTO bench.rejected FROM new_rejected")
+    finally:
+        con.unregister("new_rejected")
+
+
+def _event_id(raw: bytes) -> str | None:
+    """The event that a rejected line would be, if it says so."""
+    try:
+        found = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    event_id = found.get("event_id") if isinstance(found, dict) else None
+    return event_id if isinstance(event_id, str) else None
+
+
+def _finish(bench: Workbench, finished: Sequence[int]) -> None:
+    with bench.transaction():
+        _mark(bench.con, finished)
+
+
+def _mark(con: duckdb.DuckDBPyConnection, finished: Sequence[int]) -> None:
+    if finished:
+        con.execute("UPDATE bench.files SET is_read = TRUE WHERE place IN (SELECT unnest(?::BIGINT[]))", [finished])
+
+
+def read_bytes(bench: Workbench) -> tuple[int, int]:
+    """(bytes of the files that were read, bytes of all)."""
+    [(done, total)] = bench.rows(
+        """SELECT coalesce(sum(size_bytes) FILTER (is_read), 0)::BIGINT, coalesce(sum(size_bytes), 0)::BIGINT
+        FROM bench.files"""
+    )
+    return done, total
+
+
+def bench_path(hands: Hands, name: str) -> Path:
+    """Where a workbench lies."""
+    return hands.writer.store.layout.state / name
