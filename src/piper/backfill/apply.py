@@ -114,7 +114,7 @@ def _note_keys(con: duckdb.DuckDBPyConnection, fresh: pa.Table, withdrawn: Seque
     if fresh.num_rows:
         con.register("brought", fresh)
         try:
-            con.execute("CREATE OR REPLACE TABLE work.brought_keys AS SELECT md5_number(event_id) AS key FROM brought")
+            con.execute("CREATE OR REPLACE TEMP TABLE brought_keys AS SELECT md5_number(event_id) AS key FROM brought")
         finally:
             con.unregister("brought")
         if con.execute("SELECT 1 FROM brought_keys SEMI JOIN event_keys USING (key) LIMIT 1").fetchone():
