@@ -197,7 +197,7 @@ def withdrawn_ids(run: SpoolRun, files: dict[str, bytes]) -> set[str]:
 
 def check_quarantine(run: SpoolRun, files: dict[str, bytes], scope: Scope) -> None:
     """A line that passes has left, one that does not is in quarantine once unless silver has its event."""
-    rows, rejected = expected(files)
+    _, rejected = expected(files)
     records = run.quarantined()
     places = [(r["source_file"], r["source_offset"], r["raw_md5"]) for r in records]
     assert len(set(places)) == len(places), "a line is in quarantine twice"

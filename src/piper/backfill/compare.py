@@ -206,11 +206,12 @@ def _find_rejected(bench: Workbench, changes: Changes, *, only_add: bool) -> Non
 def _count(bench: Workbench, changes: Changes) -> None:
     """`removed`: (event, day) that leave their chunks; `brought`: events whose new rows come, with their old times."""
     con = bench.con
-    con.execute(
-        """CREATE OR REPLACE TABLE bench.removed AS
+    con.execute(  # a missing event may have left its row in another dataset
+        f"""CREATE OR REPLACE TABLE bench.removed AS
         SELECT event_id, event_date FROM bench.old WHERE event_id IN (SELECT event_id FROM bench.changed)
         UNION SELECT event_id, event_date FROM bench.elsewhere
-        UNION SELECT event_id, event_date FROM bench.withdrawn"""
+        UNION SELECT event_id, event_date FROM bench.withdrawn
+        UNION SELECT event_id, DATE '{changes.day}' FROM bench.absent"""
     )
     con.execute(
         """CREATE OR REPLACE TABLE bench.brought AS
