@@ -63,8 +63,7 @@ class Spool:
         elif action == "shift":
             lines.insert(0, self._new_line())
         elif action == "repeat":  # the same event in another file, told the same way or otherwise
-            event_id = json.loads(self._event("x")) and random.choice(self.ids)
-            lines.append(self._event(event_id))
+            lines.append(self._event(random.choice(self.ids or [self._new_id()])))
         else:
             at = random.randrange(len(lines))
             lines[at] = self._altered(lines[at], action)
@@ -217,7 +216,7 @@ def check_quarantine(run: SpoolRun, files: dict[str, bytes], scope: Scope) -> No
         assert is_kept or _id_in(line) in silver, f"nowhere: {row} {line[:80]!r}"
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_silver_becomes_what_a_fresh_ingest_gives_and_what_is_gone_stays(seed: int) -> None:
     random = Random(seed)
     spool = Spool(random)
@@ -253,4 +252,4 @@ def test_silver_becomes_what_a_fresh_ingest_gives_and_what_is_gone_stays(seed: i
             again = do_backfill(run, scope)
             assert again["dates"] == {}, "what is done is not done again"
             run.look()
-            run.writer.scan()
+            assert stored(run)["events"].keys() >= now["events"].keys(), "what comes later takes nothing away"

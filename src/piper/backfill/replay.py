@@ -17,12 +17,10 @@ from typing import Any
 
 from piper.backfill.compare import keep_first
 from piper.backfill.reading import SLICE_BYTES, STEP_SECONDS, bench_path, index_quarantine, parse_into
-from piper.backfill.run import kept_from, settle_day
+from piper.backfill.run import have_one_form, kept_from, settle_day
 from piper.backfill.scope import Scope
 from piper.backfill.workbench import Workbench, discard, workbench
 from piper.ops.rejected import Found, Only, records
-from piper.privacy import rewrite_history
-from piper.silver.masking import read_state as read_masking
 from piper.spool.identity import Source
 from piper.spool.turn import Span
 from piper.upkeep import Hands
@@ -78,12 +76,12 @@ class Replay:
                 self._settle(bench, hands, self._days.pop(0))
                 return True
         discard(path)
+        if not self._is_dry:
+            hands.writer.metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
         return False
 
     def _begin(self, hands: Hands) -> None:
-        masking = read_masking(hands.con)
-        if masking is not None and masking.is_pending:  # old and new rows must have one form
-            rewrite_history(hands, core_share=1.0)
+        have_one_form(hands, is_dry=self._is_dry)
         hands.in_writer(Writer.export_quarantine)
         path = bench_path(hands, _FILE)
         discard(path)

@@ -17,6 +17,7 @@ workbench that is lost is made again; a day that is compared twice changes once.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -84,6 +85,19 @@ def within_retention(hands: Hands, scope: Scope) -> Scope:
     return scope
 
 
+def have_one_form(hands: Hands, *, is_dry: bool) -> None:
+    """See to it that old rows have masks if new ones have, or neither: they are compared. Raises PiperError."""
+    masking = read_masking(hands.con)
+    if masking is None or not masking.is_pending:
+        return
+    if is_dry:
+        raise PiperError(
+            "privacy.mask_users was changed, and older events have not followed yet",
+            hint="Ask again when they have: `piper status` says so. piperd or `piper ingest` sees to it.",
+        )
+    rewrite_history(hands, core_share=1.0)
+
+
 @dataclass(slots=True)
 class Backfill:
     """The backfill of an open data root. `is_live`: a tailer reads the spool in another thread meanwhile.
@@ -113,9 +127,7 @@ class Backfill:
                     hint="It is finished first: ask again later.",
                 )
             return state
-        masking = read_masking(hands.con)
-        if masking is not None and masking.is_pending:  # both sides must have one form
-            rewrite_history(hands, core_share=1.0)
+        have_one_form(hands, is_dry=self.is_dry)
         found = candidates(hands, scope, is_live=self.is_live)
         if self.is_dry:
             self.named = [display_path(file.path) for file in found[:NAMED_FILES_MAX]]
@@ -129,20 +141,28 @@ class Backfill:
         self._plan(hands, state, found)
         failpoint("backfill.planned")
         self._note(hands, state)
-        _log.info("backfill_begun", start=state.start, end=state.end, files=state.files, bytes=state.bytes)
+        if not self.is_dry:
+            _log.info("backfill_begun", start=state.start, end=state.end, files=state.files, bytes=state.bytes)
         return state
 
     def step(self, hands: Hands) -> tuple[int, int] | None:
         """Do some seconds of it; returns (bytes done, bytes in all) or None when there is nothing left to do."""
         state = self.state(hands)
+        path = bench_path(hands, self._name)
         if state is None or state.is_finished:
-            discard(bench_path(hands, self._name))
+            discard(path)  # a run that died just before it could
             return None
-        with workbench(hands, bench_path(hands, self._name)) as bench:
+        progress = None
+        with workbench(hands, path) as bench:
             if bench.run_id == state.id:
-                return self._work(bench, hands, state)
-        self._plan(hands, state, candidates(hands, state.scope, is_live=self.is_live))
-        return 0, state.bytes
+                progress = self._work(bench, hands, state)
+        if progress is None:  # the workbench was lost
+            self._plan(hands, state, candidates(hands, state.scope, is_live=self.is_live))
+            return 0, state.bytes
+        after = self.state(hands)
+        if after is not None and after.is_finished:
+            discard(path)
+        return progress
 
     def summary(self, state: State) -> dict[str, Any]:
         """For people and programs."""
@@ -155,6 +175,7 @@ class Backfill:
         return _CHECK_FILE if self.is_dry else _FILE
 
     def _plan(self, hands: Hands, state: State, found: list[Candidate]) -> None:
+        _check_room(hands, sum(file.size for file in found))
         hands.in_writer(Writer.export_quarantine)
         path = bench_path(hands, self._name)
         discard(path)
@@ -163,7 +184,7 @@ class Backfill:
             plan_files(bench, found)
             index_quarantine(bench, hands)
 
-    def _work(self, bench: Workbench, hands: Hands, state: State) -> tuple[int, int] | None:
+    def _work(self, bench: Workbench, hands: Hands, state: State) -> tuple[int, int]:
         done, total = read_bytes(bench)
         if bench.value("SELECT stage FROM bench.run") == "reading":
             if bench.value("SELECT count(*) FROM bench.files WHERE NOT is_read"):
@@ -217,13 +238,27 @@ class Backfill:
                 state.quarantined += sum(done.quarantined.values())
         state.is_finished = True
         self._note(hands, state)
-        _log.info("backfill_finished", **{k: v for k, v in state.summary().items() if k not in {"dates", "unreadable"}})
+        if not self.is_dry:
+            hands.writer.metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
+            counts = {k: v for k, v in state.summary().items() if k not in {"dates", "unreadable"}}
+            _log.info("backfill_finished", **counts, unreadable=len(state.unreadable))
 
     def _note(self, hands: Hands, state: State) -> None:
         if self.is_dry:
             self._dry_state = state
         else:
             hands.in_writer(lambda writer: _note_state(writer, state))
+
+
+def _check_room(hands: Hands, size_bytes: int) -> None:
+    """The workbench needs about as much as the lines that it holds. Raises PiperError."""
+    state = hands.writer.store.layout.state
+    free = shutil.disk_usage(state).free
+    if free < size_bytes:
+        raise PiperError(
+            f"{size_bytes:,} bytes of raw files are to be read, and only {free:,} are free on the disk of {state}",
+            hint="Make room, or backfill fewer days at a time.",
+        )
 
 
 def _quarantine(rejections: list[Rejection], writer: Writer) -> Committed:
