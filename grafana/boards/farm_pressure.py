@@ -65,13 +65,13 @@ def _utilisation() -> Panel:
                 max(avg_slot_utilisation_pct) FILTER (bucket_start = newest_at)
                     - avg(avg_slot_utilisation_pct) FILTER (
                         bucket_start BETWEEN newest_at - INTERVAL 25 HOUR AND newest_at - INTERVAL 24 HOUR
-                    ) AS "Against yesterday"
+                    ) AS "vs yesterday"
             FROM measured, newest
         """),
         unit="percent",
         decimals=0,
         limits=FULL,
-        fields=[field("Against yesterday", unit="suffix: pp", limits=thresholds("text"), no_value="–")],
+        fields=[field("vs yesterday", unit="suffix: pp", limits=thresholds("text"), no_value="–")],
         no_value="No snapshot in the last 48 hours",
         width=6,
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from boards.dashboard import dashboard, options_of, row, variable
 from boards.fields import (
     ERROR_RATE,
-    MORE_IS_BETTER,
     MORE_IS_WORSE,
-    NEUTRAL,
     POINTS,
     SUCCESS_RATE,
     field,
@@ -19,10 +17,8 @@ from boards.panels import Panel, bar_chart, stat, table_panel, timeseries
 from boards.queries import (
     BARS_MAX,
     BUCKET,
-    DAY,
     ERROR_TEXT,
     IN_BOTH,
-    IN_DAYS,
     IN_RANGE,
     IN_SHOWS,
     IS_CURRENT,
@@ -31,7 +27,7 @@ from boards.queries import (
     series,
     table,
 )
-from boards.shared import SHOW, data_as_of
+from boards.shared import SHOW, against_previous, data_as_of, errors_by_code, rate_by_day_and_show, rates_of
 
 UID = "piper-publish-health"
 KIND = "split_part(event_type, '.', 2)"
@@ -62,31 +58,12 @@ def board() -> Json:
 
 
 def _success_rate() -> Panel:
-    return stat(
+    return against_previous(
         "Success rate",
         """100 × publishes with status success ÷ all publishes, over the range; beside it the difference, in percentage
         points, to the period of the same length before. Grain: event. Source: silver_publish_usd.""",
-        table(f"""
-            WITH publishes AS (
-                SELECT status = 'success' AS is_success, {IS_CURRENT} AS is_current
-                FROM silver_publish_usd
-                WHERE {IN_BOTH} AND {CHOSEN}
-            ),
-
-            rates AS (
-                SELECT
-                    100 * count(*) FILTER (is_current AND is_success) / nullif(count(*) FILTER (is_current), 0) AS rate,
-                    100 * count(*) FILTER (NOT is_current AND is_success)
-                        / nullif(count(*) FILTER (NOT is_current), 0) AS rate_before
-                FROM publishes
-            )
-
-            SELECT rate AS "Success rate", rate - rate_before AS "vs previous" FROM rates
-        """),
-        unit="percent",
-        decimals=1,
-        limits=SUCCESS_RATE,
-        fields=[field("vs previous", unit=POINTS, limits=MORE_IS_BETTER, no_value="–")],
+        rates_of("silver_publish_usd", CHOSEN, "Success rate", "CAST(status = 'success' AS INTEGER)"),
+        SUCCESS_RATE,
     )
 
 
@@ -139,28 +116,8 @@ def _duration() -> Panel:
 
 
 def _rate_by_day() -> Panel:
-    return timeseries(
-        "Success rate by day and show",
-        """100 × Σ success_count ÷ Σ total_publishes of each UTC day and show; today is not over. The dashed lines are
-        the limits of the headline. Grain: day, show. Source: gold_publish_health_daily.""",
-        series(f"""
-            SELECT
-                {DAY} AS time,
-                coalesce("show", '(none)') AS "show",
-                CAST(100 * sum(success_count) / nullif(sum(total_publishes), 0) AS DOUBLE) AS "Value"
-            FROM gold_publish_health_daily
-            WHERE {IN_DAYS} AND {CHOSEN}
-            GROUP BY 1, 2
-            ORDER BY 1, 2
-        """),
-        unit="percent",
-        decimals=1,
-        limits=SUCCESS_RATE,
-        by="show",
-        fill=0,
-        high=100,
-        mark_limits=True,
-    )
+    title = "Success rate by day and show"
+    return rate_by_day_and_show(title, "", "gold_publish_health_daily", "total_publishes", CHOSEN)
 
 
 def _publishes_over_time() -> Panel:
@@ -245,30 +202,8 @@ def _worst_places() -> Panel:
 
 
 def _errors_by_code() -> Panel:
-    return table_panel(
-        "Errors by code",
-        """Failed publishes by error code, their share of all failures, the people who met it, and when it was last
-        seen. Grain: error code over the range. Source: silver_publish_usd.""",
-        table(f"""
-            SELECT
-                coalesce(error_code, '(none)') AS "Code",
-                count(*) AS "Failed",
-                100 * count(*) / sum(count(*)) OVER () AS "Share",
-                count(DISTINCT username) AS "People",
-                max(occurred_at_utc) AS "Last seen"
-            FROM silver_publish_usd
-            WHERE {IN_RANGE} AND {CHOSEN} AND status = 'error'
-            GROUP BY 1
-            ORDER BY "Failed" DESC, 1
-            LIMIT 15
-        """),
-        unit="locale",
-        fields=[
-            field("Share", unit="percent", decimals=0, limits=NEUTRAL, cell="gauge", low=0, high=100, width=150),
-            field("Last seen", unit="dateTimeFromNow"),
-        ],
-        no_value="No failed publish in this range",
-    )
+    people = ("count(DISTINCT username)", "People")
+    return errors_by_code("publish", "the people who met it", "silver_publish_usd", CHOSEN, also=people)
 
 
 def _duration_by_kind() -> Panel:

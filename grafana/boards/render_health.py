@@ -5,10 +5,7 @@ from __future__ import annotations
 from boards.dashboard import dashboard, options_of, row, variable
 from boards.fields import (
     ERROR_RATE,
-    MORE_IS_BETTER,
     MORE_IS_WORSE,
-    NEUTRAL,
-    POINTS,
     SUCCESS_RATE,
     field,
     link,
@@ -17,9 +14,10 @@ from boards.fields import (
 )
 from boards.panels import Panel, bar_chart, stat, table_panel, timeseries
 from boards.queries import DAY, IN_BOTH, IN_DAYS, IN_RANGE, IN_SHOWS, IS_CURRENT, Json, any_of, series, table
-from boards.shared import SHOW, data_as_of
+from boards.shared import SHOW, against_previous, data_as_of, errors_by_code, rate_by_day_and_show, rates_of
 
 UID = "piper-render-health"
+JOBS = "silver_render_stats_summary"
 CHOSEN = f"{IN_SHOWS} AND {any_of('renderer', 'renderer')}"
 FRAME_SUCCESS = thresholds("red", (98, "yellow"), (99.5, "green"))
 """In percent: one bad frame in two hundred means that most shots have one."""
@@ -52,53 +50,30 @@ def cpu_hours(condition: str = "TRUE") -> str:
     return f"CAST(sum(CAST(total_cpu_hours AS DECIMAL(18, 4))) FILTER ({condition}) AS DOUBLE)"
 
 
-def _against_before(numerator: str, denominator: str, label: str) -> Json:
-    """100 × Σ numerator ÷ Σ denominator over the range, and its difference to the period before."""
-    return table(f"""
-        WITH jobs AS (
-            SELECT {numerator} AS numerator, {denominator} AS denominator, {IS_CURRENT} AS is_current
-            FROM silver_render_stats_summary
-            WHERE {IN_BOTH} AND {CHOSEN}
-        ),
-
-        rates AS (
-            SELECT
-                CAST(100 * sum(numerator) FILTER (is_current)
-                    / nullif(sum(denominator) FILTER (is_current), 0) AS DOUBLE) AS rate,
-                CAST(100 * sum(numerator) FILTER (NOT is_current)
-                    / nullif(sum(denominator) FILTER (NOT is_current), 0) AS DOUBLE) AS rate_before
-            FROM jobs
-        )
-
-        SELECT rate AS "{label}", rate - rate_before AS "Against before" FROM rates
-    """)
-
-
 def _job_rate() -> Panel:
-    return stat(
+    return against_previous(
         "Jobs that succeed",
         """100 × jobs with status success ÷ all jobs, over the range; beside it the difference, in percentage points, to
         the period of the same length before. Grain: job. Source: silver_render_stats_summary.""",
-        _against_before("CASE WHEN status = 'success' THEN 1 ELSE 0 END", "1", "Success rate"),
-        unit="percent",
-        decimals=1,
-        limits=SUCCESS_RATE,
-        fields=[field("Against before", unit=POINTS, limits=MORE_IS_BETTER)],
+        rates_of(JOBS, CHOSEN, "Success rate", "CAST(status = 'success' AS INTEGER)"),
+        SUCCESS_RATE,
     )
 
 
 def _frame_rate() -> Panel:
-    return stat(
+    return against_previous(
         "Frames that succeed",
         """100 × (frames - failed frames) ÷ frames over the jobs that report both, over the range; beside it the
         difference, in percentage points, to the period before. Grain: job. Source: silver_render_stats_summary.""",
-        _against_before(
-            "frame_count - failed_frames", "CASE WHEN failed_frames IS NOT NULL THEN frame_count END", "Frame success"
+        rates_of(
+            JOBS,
+            CHOSEN,
+            "Frame success",
+            "frame_count - failed_frames",
+            "CASE WHEN failed_frames IS NOT NULL THEN frame_count END",
         ),
-        unit="percent",
+        FRAME_SUCCESS,
         decimals=2,
-        limits=FRAME_SUCCESS,
-        fields=[field("Against before", unit=POINTS, decimals=2, limits=MORE_IS_BETTER)],
     )
 
 
@@ -124,14 +99,14 @@ def _cost() -> Panel:
 
             SELECT
                 hours AS "CPU hours",
-                100 * (hours / nullif(hours_before, 0) - 1) AS "Against before",
+                100 * (hours / nullif(hours_before, 0) - 1) AS "vs previous",
                 100 * coalesce(hours_lost, 0) / nullif(hours, 0) AS "In failed jobs"
             FROM sums
         """),
         unit="locale",
         decimals=0,
         fields=[
-            field("Against before", unit="percent", decimals=0),
+            field("vs previous", unit="percent", decimals=0),
             field("In failed jobs", unit="percent", decimals=1, limits=thresholds("green", (3, "yellow"), (8, "red"))),
         ],
         width=8,
@@ -139,28 +114,8 @@ def _cost() -> Panel:
 
 
 def _rate_by_day() -> Panel:
-    return timeseries(
-        "Job success by day and show",
-        """100 × Σ success_count ÷ Σ total_jobs of each UTC day and show, of all renderers; today is not over. The
-        dashed lines are the limits of the headline. Grain: day, show. Source: gold_render_health_daily.""",
-        series(f"""
-            SELECT
-                {DAY} AS time,
-                coalesce("show", '(none)') AS "show",
-                CAST(100 * sum(success_count) / nullif(sum(total_jobs), 0) AS DOUBLE) AS "Value"
-            FROM gold_render_health_daily
-            WHERE {IN_DAYS} AND {IN_SHOWS}
-            GROUP BY 1, 2
-            ORDER BY 1, 2
-        """),
-        unit="percent",
-        decimals=1,
-        limits=SUCCESS_RATE,
-        by="show",
-        high=100,
-        fill=0,
-        mark_limits=True,
-    )
+    title = "Job success by day and show"
+    return rate_by_day_and_show(title, ", of all renderers", "gold_render_health_daily", "total_jobs")
 
 
 def _cost_by_day() -> Panel:
@@ -221,7 +176,7 @@ def _costly_sequences() -> Panel:
                 "Show",
                 "Sequence",
                 hours AS "CPU hours",
-                100 * (hours / nullif(hours_before, 0) - 1) AS "Against before",
+                100 * (hours / nullif(hours_before, 0) - 1) AS "vs previous",
                 jobs AS "Jobs",
                 error_rate AS "Failed",
                 failed_frames AS "Failed frames",
@@ -236,7 +191,7 @@ def _costly_sequences() -> Panel:
         decimals=0,
         fields=[
             field("Show", links=[here, publishes]),
-            field("Against before", unit="percent", limits=thresholds("text", (50, "orange")), cell="color-text",
+            field("vs previous", unit="percent", limits=thresholds("text", (50, "orange")), cell="color-text",
                   no_value="new"),
             field("Failed", unit="percent", decimals=1, limits=ERROR_RATE, cell="color-background"),
             field("Frame p90, worst", unit="ms", decimals=1),
@@ -249,31 +204,8 @@ def _costly_sequences() -> Panel:
 
 
 def _errors_by_code() -> Panel:
-    return table_panel(
-        "Errors by code",
-        """Failed jobs by error code, their share of all failed jobs, the CPU hours that went into them, and when the
-        code was last seen. Grain: error code over the range. Source: silver_render_stats_summary.""",
-        table(f"""
-            SELECT
-                coalesce(error_code, '(none)') AS "Code",
-                count(*) AS "Failed",
-                100 * count(*) / sum(count(*)) OVER () AS "Share",
-                {cpu_hours()} AS "CPU hours",
-                max(occurred_at_utc) AS "Last seen"
-            FROM silver_render_stats_summary
-            WHERE {IN_RANGE} AND {CHOSEN} AND status = 'error'
-            GROUP BY 1
-            ORDER BY "Failed" DESC, 1
-            LIMIT 15
-        """),
-        unit="locale",
-        fields=[
-            field("Share", unit="percent", decimals=0, limits=NEUTRAL, cell="gauge", low=0, high=100),
-            field("CPU hours", decimals=0),
-            field("Last seen", unit="dateTimeFromNow"),
-        ],
-        no_value="No failed render job in this range",
-    )
+    hours = (cpu_hours(), "CPU hours")
+    return errors_by_code("render job", "the CPU hours that went into them", JOBS, CHOSEN, also=hours)
 
 
 def _frame_time_by_renderer() -> Panel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from boards.dashboard import dashboard, options_of, row, variable
 from boards.fields import (
     ERROR_RATE,
-    MORE_IS_BETTER,
     MORE_IS_WORSE,
     POINTS,
     STATUS_COLORS,
@@ -31,7 +30,7 @@ from boards.queries import (
     series,
     table,
 )
-from boards.shared import SHOW, data_as_of
+from boards.shared import SHOW, against_previous, data_as_of, rates_of
 
 UID = "piper-tool-reliability"
 CHOSEN = " AND ".join([IN_SHOWS, any_of("dcc", "dcc"), any_of("event_type", "tool"), any_of("hostname", "host")])
@@ -64,32 +63,13 @@ def board() -> Json:
 
 
 def _reliability() -> Panel:
-    return stat(
+    return against_previous(
         "Runs without error",
         """100 × runs whose status is not error ÷ all runs, over the range; beside it the difference, in percentage
         points, to the period of the same length before. Not the share of status success: most launches report info.
         Grain: event. Source: silver_tool_events.""",
-        table(f"""
-            WITH runs AS (
-                SELECT status <> 'error' AS is_good, {IS_CURRENT} AS is_current
-                FROM silver_tool_events
-                WHERE {IN_BOTH} AND {CHOSEN}
-            ),
-
-            rates AS (
-                SELECT
-                    100 * count(*) FILTER (is_current AND is_good) / nullif(count(*) FILTER (is_current), 0) AS rate,
-                    100 * count(*) FILTER (NOT is_current AND is_good)
-                        / nullif(count(*) FILTER (NOT is_current), 0) AS rate_before
-                FROM runs
-            )
-
-            SELECT rate AS "Without error", rate - rate_before AS "vs previous" FROM rates
-        """),
-        unit="percent",
-        decimals=1,
-        limits=SUCCESS_RATE,
-        fields=[field("vs previous", unit=POINTS, limits=MORE_IS_BETTER, no_value="–")],
+        rates_of("silver_tool_events", CHOSEN, "Without error", "CAST(status <> 'error' AS INTEGER)"),
+        SUCCESS_RATE,
     )
 
 

@@ -16,14 +16,15 @@ import duckdb
 
 from piper.errors import PiperError
 from piper.hours import Hours
-from piper.silver.compact import Merge, all_merges, due_merges
+from piper.silver.compact import Merge, all_merges, crowded, due_merges
 from piper.silver.rewrite import Rewrite
 from piper.upkeep import Hands
 
 STEP_SECONDS = 2.0
 """A piece ends with the partition that reaches it."""
-HIDDEN_MAX = 10_000
-"""Background compaction pauses while so many replaced chunks wait for their deletion: the published tail names them."""
+HIDDEN_MAX = 5000
+"""Background compaction pauses while so many replaced chunks wait for their deletion: every published tail names them
+(bench/compaction.py, hidden)."""
 ROOM = 4
 """Merging needs this many times the bytes that it reads free on the disk: the old chunks stay for a while."""
 PUT_OFF = timedelta(hours=6)
@@ -45,7 +46,8 @@ class MergeError(PiperError):
 class Compacted:
     """What was merged, or would be. Bytes are of the chunks before and after."""
 
-    partitions: int = 0
+    merges: int = 0
+    """Partitions; one of more than CHUNK_BYTES_MAX counts several times."""
     chunks_before: int = 0
     chunks_after: int = 0
     rows: int = 0
@@ -54,7 +56,7 @@ class Compacted:
 
     def add(self, merge: Merge, bytes_after: int) -> None:
         """Count one merge."""
-        self.partitions += 1
+        self.merges += 1
         self.chunks_before += len(merge.paths)
         self.chunks_after += 1
         self.rows += merge.rows
@@ -62,30 +64,25 @@ class Compacted:
         self.bytes_after += bytes_after
 
     def __iadd__(self, other: Compacted) -> Compacted:
-        for name in ("partitions", "chunks_before", "chunks_after", "rows", "bytes_before", "bytes_after"):
+        for name in ("merges", "chunks_before", "chunks_after", "rows", "bytes_before", "bytes_after"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
 
 class Compaction:
-    """Background compaction: `step` is a duty's."""
+    """Background compaction. It remembers which partitions could not be merged."""
 
-    def __init__(self, hours: Hours | None) -> None:
-        self._hours = hours
+    def __init__(self) -> None:
         self._put_off: dict[str, datetime] = {}
 
-    def step(self, hands: Hands) -> bool:
-        """Merge some of what is due; returns whether there was any."""
-        return self.merge_due(hands).partitions > 0
-
-    def merge_due(self, hands: Hands) -> Compacted:
-        """Merge some of what is due now."""
+    def merge_due(self, hands: Hands, hours: Hours | None) -> Compacted:
+        """Merge some of what is due now; `hours` are those of compaction, None: never."""
         writer = hands.writer
-        if self._hours is None or writer.store.rewrite_lock.locked() or writer.hidden_chunks(hands.con) >= HIDDEN_MAX:
+        if hours is None or writer.store.rewrite_lock.locked() or writer.hidden_chunks(hands.con) >= HIDDEN_MAX:
             return Compacted()
         now = writer.clock.now()
         local = now.replace(tzinfo=UTC).astimezone()
-        due = due_merges(hands.con, writer.store.layout.silver, now=now, is_off_peak=self._hours.include(local))
+        due = due_merges(hands.con, writer.store.layout.silver, now=now, is_off_peak=hours.include(local))
         self._put_off = {where: until for where, until in self._put_off.items() if until > now}
         try:
             return merge_some(hands, [merge for merge in due if merge.partition.directory not in self._put_off])
@@ -98,8 +95,8 @@ class Compaction:
 class CompactionRun:
     """Compaction as a command: every partition from `start` to `end`, whether it pays or not.
 
-    `plan` once, then `step` until it returns False. Nothing is kept from one step to the next but what was done, so
-    that other duties may come between.
+    `plan` once, then `step` until it returns False. Other duties may come between: what they have merged is skipped,
+    and what is sealed meanwhile is left for another run.
     """
 
     start: date | None
@@ -108,6 +105,7 @@ class CompactionRun:
     done: Compacted = field(default_factory=Compacted)
     failed: list[str] = field(default_factory=list)
     """Directories below silver/ that could not be merged; the log says why."""
+    _left: list[Merge] = field(default_factory=list)
 
     def summary(self, *, dry_run: bool) -> dict[str, Any]:
         """For people and programs; `bytes_after` is None where nothing was written."""
@@ -116,18 +114,25 @@ class CompactionRun:
 
     def plan(self, hands: Hands) -> None:
         """Find out what there is to do."""
-        for merge in all_merges(hands.con, start=self.start, end=self.end):
+        self._left = all_merges(hands.con, start=self.start, end=self.end)
+        for merge in self._left:
             self.planned.add(merge, 0)
 
     def step(self, hands: Hands) -> bool:
-        """Do a piece of it; returns whether more may be left."""
-        merges = all_merges(hands.con, start=self.start, end=self.end)
-        merges = [merge for merge in merges if merge.partition.directory not in self.failed]
+        """Do a piece of it; returns whether there was any left."""
+        sealed = {
+            path for partition, _, _ in crowded(hands.con, start=self.start, end=self.end) for path in partition.paths
+        }
+        merges = [merge for merge in self._left if sealed.issuperset(merge.paths)]
         try:
-            self.done += merge_some(hands, merges)
+            done = merge_some(hands, merges)
         except MergeError as error:
             hands.writer.metrics.upkeep_failed("compact", error=error.message)
             self.failed.append(error.directory)
+            self._left = [merge for merge in merges if merge.partition.directory != error.directory]
+        else:
+            self.done += done
+            self._left = merges[done.merges :]
         return bool(merges)
 
 

@@ -60,6 +60,8 @@ SCAN_SHARE = 0.01
 RESCAN_SECONDS = 1.0
 RESCAN_SHARE = 0.1
 """A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
+GOLD_SHARE = 0.25
+"""Of a core's time: gold over a huge day is refreshed less often than gold.refresh_seconds asks for."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -114,7 +116,7 @@ class Daemon:
         self.is_behind = True
         """Whether lines waited to be read at the end of the loop's last turn; upkeep gives way to them."""
         self.upkeep = Upkeep(
-            daemon_duties(settings),
+            daemon_duties(),
             jobs=self.jobs,
             gold_lock=self.gold_lock,
             metrics=self.metrics,
@@ -397,8 +399,10 @@ class Daemon:
             await self._caught_up.wait()  # so that the first refresh has something to show
         while not self._stopping.is_set():
             async with self.gold_lock:
+                started = time.monotonic()
                 await self.refresh_gold()
-            with anyio.move_on_after(self.settings.gold.refresh_seconds):
+                seconds = time.monotonic() - started
+            with anyio.move_on_after(max(self.settings.gold.refresh_seconds, seconds / GOLD_SHARE - seconds)):
                 await self._gold_wake.wait()
                 if not self._stopping.is_set():
                     self._gold_wake = anyio.Event()

@@ -9,68 +9,72 @@ from piper.errors import PiperError
 from piper.hours import Hours
 from piper.privacy import clean_up, rewrite_history
 from piper.retention import prune
-from piper.settings import Settings
-from piper.silver.rewrite import delete_hidden, forget_deleted
+from piper.silver.hidden import forget_deleted, put_away
 from piper.upkeep import Duty, Hands
 
 FORGET_SECONDS = 60.0
 PRIVACY_SECONDS = 5.0
 FORGET_CHUNKS_MAX = 500
-"""Deleted a step: no gold refresh can begin before it ends."""
+"""Put away in a step: no gold refresh can begin before it ends."""
 PRUNE_SECONDS = 3600.0
 COMPACT_SECONDS = 60.0
 
 
-def daemon_duties(settings: Settings) -> tuple[Duty, ...]:
-    """What the daemon does in the background."""
+def daemon_duties() -> tuple[Duty, ...]:
+    """What the daemon does in the background, by the settings that its writer has at the time."""
+    compaction = Compaction()
 
-    def prune_all(hands: Hands) -> bool:
-        return any(prune(hands, settings.retention).values())
+    def prune_due(hands: Hands) -> bool:
+        return any(prune(hands, hands.writer.settings.retention).values())
+
+    def compact_due(hands: Hands) -> bool:
+        return compaction.merge_due(hands, Hours.parse(hands.writer.settings.compaction.hours)).merges > 0
 
     return (
         Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),
         Duty("mask", PRIVACY_SECONDS, rewrite_history),
         Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
-        Duty("prune", PRUNE_SECONDS, prune_all, gold_rests=True, yields=False),
-        Duty("compact", COMPACT_SECONDS, Compaction(Hours.parse(settings.compaction.hours)).step),
+        Duty("prune", PRUNE_SECONDS, prune_due, gold_rests=True, yields=False),
+        Duty("compact", COMPACT_SECONDS, compact_due),
     )
 
 
 def forget(hands: Hands) -> bool:
-    """Delete chunks that were replaced or dropped long enough ago. No gold refresh may be under way."""
+    """Put chunks away that were replaced or dropped long enough ago. No gold refresh may be under way."""
     writer = hands.writer
-    paths = delete_hidden(
+    done = put_away(
         writer.store,
         hands.con,
         published_seq=writer.published_seq,
         now=writer.clock.now(),
         at_most=FORGET_CHUNKS_MAX,
     )
-    if paths:
-        hands.in_writer(lambda writer: forget_deleted(writer.store, paths))
-    return bool(paths)
+    if done.deleted:
+        hands.in_writer(lambda writer: forget_deleted(writer.store, done.deleted))
+    return bool(done)
 
 
-def after_a_pass(hands: Hands, settings: Settings) -> Compacted:
+def after_a_pass(hands: Hands) -> Compacted:
     """What `piper ingest` does of all this, so that cron is enough; compaction for `compaction.ingest_seconds`.
 
     A duty that fails is logged and left for the next run: the pass itself is done. The caller publishes.
     """
+    settings = hands.writer.settings
     while forget(hands):
         hands.check()
     try:
         prune(hands, settings.retention)
     except PiperError as error:
         hands.writer.metrics.upkeep_failed("prune", error=error.message)
-    compaction, done = Compaction(Hours.parse(settings.compaction.hours)), Compacted()
+    compaction, hours, done = Compaction(), Hours.parse(settings.compaction.hours), Compacted()
     deadline = time.monotonic() + settings.compaction.ingest_seconds
     while time.monotonic() < deadline:
         try:
-            merged = compaction.merge_due(hands)
+            merged = compaction.merge_due(hands, hours)
         except MergeError as error:
             hands.writer.metrics.upkeep_failed("compact", error=error.message)
             continue  # it has put that partition off
-        if not merged.partitions:
+        if not merged.merges:
             break
         done += merged
     return done

@@ -33,6 +33,11 @@ class Layout:
         return self.silver / ".staging"
 
     @property
+    def parked(self) -> Path:
+        """Chunks that no query counts or lists any more, for those that have listed them (silver/hidden.py)."""
+        return self.silver / ".parked"
+
+    @property
     def warehouse(self) -> Path:
         """What readers open."""
         return self.data_root / "warehouse"

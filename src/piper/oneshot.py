@@ -113,8 +113,13 @@ def is_named(holder: str) -> bool:
 
 
 def makes_ingest_needless(holder: str) -> bool:
-    """Whether the holder reads the spool itself, so that another ingest has nothing to do (overlapping cron jobs)."""
-    return re.match(r"`(piperd|piper ingest)\b", holder) is not None
+    """Whether an ingest that meets this holder is no failure: it reads the spool itself, or is the other cron job."""
+    return re.match(r"`(piperd|piper ingest|piper materialize)\b", holder) is not None
+
+
+def makes_materialize_needless(holder: str) -> bool:
+    """Whether a materialize that meets this holder is no failure: it brings gold up to date before it ends."""
+    return re.match(r"`piper (ingest|materialize)\b", holder) is not None
 
 
 def init(settings: Settings) -> InitSummary:
@@ -206,7 +211,7 @@ def _pass(
     compacted = 0
     if and_upkeep:
         with closing(Hands(writer)) as hands:
-            compacted = after_a_pass(hands, writer.settings).chunks_before
+            compacted = after_a_pass(hands).chunks_before
         writer.publish()
     return _summary(writer, offsets, compacted, time.monotonic() - started)
 

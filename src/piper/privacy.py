@@ -5,7 +5,8 @@
 3. commit  one transaction (silver/rewrite.py); the next tail switches every reader at once.
            Died before its COMMIT: what was staged is removed at the next start, and it begins again.
 4. clean   gold's own text is translated and its file written anew, for deleted rows linger in a DuckDB file; a minute
-           later the replaced chunks and the earlier snapshots are deleted. Died here: the next start goes on with it.
+           later the earlier snapshots are deleted, soon after the replaced chunks (silver/hidden.py). Died here: the
+           next start goes on with it.
 
 `rewrite_history` and `clean_up` are steps for `upkeep`; `finish_now` is all of it for a command without a daemon.
 """
@@ -26,9 +27,10 @@ from piper.failpoints import failpoint
 from piper.gold.scrub import copy_scrubbed, put_in_place
 from piper.publish.snapshots import GENERATION_SECONDS, drop_generations, publish_gold
 from piper.silver.compact import CHUNK_BYTES_MAX
+from piper.silver.hidden import forget_deleted, put_away
 from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_chunks, users_of
 from piper.silver.masking import SEARCH_PAUSE, MaskingState, read_state
-from piper.silver.rewrite import Partition, Rewrite, delete_hidden, forget_deleted, partitions
+from piper.silver.rewrite import Partition, Rewrite, partitions
 from piper.silver.translation import Found, together
 from piper.silver.user_names import name_patterns
 from piper.upkeep import CORE_SHARE, Hands
@@ -105,16 +107,19 @@ def clean_up(hands: Hands, *, grace: timedelta = GRACE) -> bool:
     assert state.cleaned_from is not None
     if writer.clock.now() - state.cleaned_from < grace:
         return False
-    paths = delete_hidden(writer.store, con, published_seq=writer.published_seq, now=writer.clock.now(), after=grace)
+    hidden = put_away(writer.store, con, published_seq=state.switched_seq, now=writer.clock.now(), after=grace)
     drop_generations(writer.store.layout, older_than=grace.total_seconds())
+    if hidden.waiting:  # for the queries that have listed them
+        hands.in_writer(lambda writer: forget_deleted(writer.store, hidden.deleted))
+        return bool(hidden)
 
     def forget(writer: Writer) -> None:
-        forget_deleted(writer.store, paths)
+        forget_deleted(writer.store, hidden.deleted)
         writer.store.con.execute("UPDATE masking SET switched_seq = NULL WHERE switched_seq = ?", [state.switched_seq])
         writer.report_privacy()
 
     hands.in_writer(forget)
-    _log.info("other_form_deleted", masked=state.is_on, chunks=len(paths))
+    _log.info("other_form_deleted", masked=state.is_on, chunks=len(hidden.deleted))
     return True
 
 
@@ -204,8 +209,8 @@ def _stage_partition(hands: Hands, rewrite: Rewrite, partition: Partition, wante
 def _groups(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[tuple[list[str], int]]:
     """Chunks that become one, and how many rows they have; no group grows beyond what compaction would make."""
     sizes = con.execute(
-        """SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks
-        WHERE path IN (SELECT unnest(?::VARCHAR[])) ORDER BY path""",
+        "SELECT path, row_count, size_bytes FROM ingest_manifest.main.chunks"
+        " WHERE path IN (SELECT unnest(?::VARCHAR[])) ORDER BY path",
         [paths],
     ).fetchall()
     groups: list[tuple[list[str], int]] = []

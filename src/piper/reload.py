@@ -30,6 +30,10 @@ RELOADABLE: Final = (
     "ingest.seal_seconds",
     "publish.seconds",
     "gold.refresh_seconds",
+    "compaction.hours",
+    "retention.silver_days",
+    "retention.quarantine_days",
+    "retention.run_log_days",
     "logging.level",
     "duckdb.memory_limit",
 )

@@ -245,7 +245,7 @@ class Writer:
         was_published, self._gold_is_published = self._gold_is_published, False
         report = run(
             con,
-            WithSpool(self.relations, self._as_readers_may_see(con, in_writer(self.hosts.count))),
+            WithSpool(self.relations, in_writer(self._spool_hosts)),
             models,
             on_model=lambda outcome: self.metrics.gold_refreshed(
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
@@ -303,8 +303,10 @@ class Writer:
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _as_readers_may_see(self, con: duckdb.DuckDBPyConnection, hosts: list[SpoolHost]) -> list[SpoolHost]:
-        names = self.masking.mask_texts(con, [host.host for host in hosts])
+    def _spool_hosts(self) -> list[SpoolHost]:
+        """The spool by host directory, named as in what readers open; a host can be called after somebody."""
+        hosts = self.hosts.count()
+        names = self.masking.mask_texts(self.store.con, [host.host for host in hosts])
         return [host._replace(host=name) for host, name in zip(hosts, names, strict=True)]
 
     def _gather(self) -> tuple[Batch, list[Rejection]]:

@@ -108,7 +108,7 @@ def test_the_first_run_over_many_weeks_takes_no_more_memory_than_it_is_given(pla
     assert json.loads(done.stdout)["accepted"] == written.valid
 
 
-@pytest.mark.parametrize("holder", ["piperd", "piper ingest"])
+@pytest.mark.parametrize("holder", ["piperd", "piper ingest", "piper materialize"])
 def test_an_ingest_steps_aside_for_whoever_reads_the_spool_already(place: Place, holder: str) -> None:
     with place.writer(holder):
         answer = place.json("ingest")
@@ -163,6 +163,22 @@ def test_materialize_asks_the_daemon_that_runs(place: Place) -> None:
         place.json("materialize")
     assert done == {"by": "piperd", "models": ["gold_render_health_daily"]}
     assert asked == [{"model": "gold_render_health_daily"}, {"model": None}]
+
+
+@pytest.mark.parametrize("holder", ["piper ingest", "piper materialize"])
+def test_a_materialize_steps_aside_for_whoever_brings_gold_up_to_date(place: Place, holder: str) -> None:
+    with place.writer(holder):
+        answer = place.json("materialize")
+        said = place.piper("materialize")
+    assert answer["running"] is True
+    assert said.returncode == 0
+    assert f"`{holder}` (PID {os.getpid()}" in said.stdout
+    assert "nothing was rebuilt" in said.stdout
+
+
+def test_a_materialize_fails_when_the_holder_leaves_gold_as_it_is(place: Place) -> None:
+    with place.writer("piper prune"):
+        assert is_message(place.piper("materialize"), 1, "held by `piper prune`")
 
 
 def test_an_unknown_model_is_a_usage_error_that_lists_the_models(place: Place) -> None:

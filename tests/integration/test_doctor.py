@@ -150,6 +150,20 @@ def test_a_view_that_does_not_answer_is_a_failure_with_a_way_out(place: Place) -
     assert examined(place)[0]["catalog"]["status"] == "PASS"
 
 
+def test_a_damaged_chunk_is_a_failure_until_it_is_put_back(place: Place) -> None:
+    place.simulate(50)
+    place.json("ingest")
+    chunk = next(path for path in sorted(place.layout.silver.glob("events/*/*/*.parquet")) if "-empty" not in path.name)
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-8] + b"12345678")
+    checks, code = examined(place)
+    assert code == 2
+    assert checks["catalog"]["status"] == "FAIL"
+    assert "piper rebuild" in checks["catalog"]["hint"]
+    chunk.write_bytes(content)
+    assert examined(place)[0]["catalog"]["status"] == "PASS"
+
+
 def ago(**delta: float) -> datetime:
     return NOW - timedelta(**delta)
 
@@ -383,7 +397,8 @@ def test_who_may_read_what_is_checked(place: Place) -> None:
         os.chown(place.layout.gold, 12345, -1)
         check = check_of(place, "permissions")
         assert "gold.duckdb belongs to user 12345" in check.value
-        assert "chown -R root" in check.hint
+        assert f"chown -R root {place.layout.silver} " in check.hint
+        assert f" {place.data} " not in f"{check.hint} ", "the spool may be in it"
 
 
 def test_so_many_chunks_that_queries_slow_down_are_told() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from tests.support.commands import SECONDS, Place, running, until
 
 from piper.ops.control import ask
 from piper.ops.feed import Feed, Wanted
+from piper.silver.rewrite import Rewrite, partitions
 from piper.writer import Writer
 
 EVERYTHING = Wanted()
@@ -83,17 +83,32 @@ def test_each_event_comes_once_and_in_commit_order_whatever_happens_between_two_
     assert [event["commit_seq"] for event in given] == sorted(event["commit_seq"] for event in given)
 
 
-def test_an_event_that_two_chunks_hold_is_given_once(place: Place) -> None:
-    """As it is while days are compacted: the new file is in its place and the old ones are still there."""
+def compact(writer: Writer) -> None:
+    """Rewrite every partition into one chunk, as compaction does."""
+    rewrite = Rewrite.begin(writer.store, writer.store.con)
+    for partition in partitions(writer.store.con):
+        rewrite.replace(writer.store.con, partition)
+    rewrite.commit(now=writer.clock.now())
+
+
+def test_what_was_sealed_and_compacted_between_two_looks_still_comes_once(place: Place) -> None:
     with place.writer() as writer, closing(Feed(place.layout, EVERYTHING)) as feed:
         feed.last(0)
-        write(place, "a.jsonl", 1, 2)
-        take_in(writer)
-        writer.seal()
-        for chunk in (place.layout.silver / "events").glob("event_date=2026*/*/*.parquet"):
-            shutil.copy(chunk, chunk.with_name(f"{9:012}-0.parquet"))
+        for number in range(4):
+            write(place, "a.jsonl", number, number + 28)  # two of one date
+            take_in(writer)
+            writer.seal()
+        compact(writer)
         writer.publish()
-        assert ids(feed.news()) == ["00001", "00002"]
+        assert ids(feed.news()) == ["00000", "00028", "00001", "00029", "00002", "00030", "00003", "00031"]
+        write(place, "a.jsonl", 50)
+        take_in(writer)
+        compact(writer)
+        writer.publish()
+        assert ids(feed.news()) == ["00050"]
+        with closing(Feed(place.layout, EVERYTHING)) as later:
+            assert ids(later.last(4)) == ["00030", "00003", "00031", "00050"]
+            assert len(later.last(99)) == 9
 
 
 def test_the_last_events_are_found_in_the_tail_and_in_older_chunks(place: Place) -> None:

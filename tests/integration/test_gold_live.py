@@ -14,6 +14,7 @@ from tests.support.commands import Place
 from tests.support.gold_source import TableSource
 
 from piper.gold.refresh import GoldStore
+from piper.ops.metrics import Metrics
 from piper.silver.rewrite import Rewrite, partitions
 from piper.writer import Clock, Writer
 
@@ -89,6 +90,15 @@ def test_a_backfill_that_replaces_an_event_is_not_added_to_what_it_replaces(gold
     gold.source.commit([event("a", "2026-03-20T09:00:00Z")])
     gold.after(seconds=10)
     assert gold.buckets() == [("20 08:00", 1), ("20 09:00", 1)]
+
+
+def test_an_event_before_the_window_does_not_make_up_for_one_that_was_taken_away(gold: Gold) -> None:
+    gold.source.commit([event("a", "2026-03-19T08:00:00Z"), event("b", "2026-03-20T08:00:00Z")])
+    gold.after()
+    gold.source.remove("a")
+    gold.source.commit([event("c", "2026-03-18T08:00:00Z")])  # of the date in which the window begins
+    gold.after(seconds=10)
+    assert gold.buckets() == [("20 08:00", 1)]
 
 
 def test_what_the_spool_holds_alone_is_written_once_a_minute_and_only_if_it_changed(gold: Gold) -> None:
@@ -221,3 +231,22 @@ def test_each_host_directory_shows_its_files_and_what_is_unread_also_after_a_res
         time_of.passed += 1
         take_in(writer)
         assert read(place, "SELECT sum(bytes_behind)::BIGINT FROM gold_ingest_live") == [(0,)]
+
+
+def test_a_host_that_is_called_after_somebody_has_one_name_in_all_of_gold(place: Place) -> None:
+    place.simulate(100)
+    home = next(place.raw.glob("*/*"))
+    name = home.name
+    (place.raw / f"{name}-laptop").mkdir()
+    home.rename(place.raw / f"{name}-laptop" / name)
+    settings = place.settings.model_copy(
+        update={"privacy": place.settings.privacy.model_copy(update={"mask_users": True})}
+    )
+    writer = Writer.open(settings, Metrics(), command="piperd")
+    try:
+        take_in(writer)
+    finally:
+        writer.close()
+    rows = read(place, "SELECT host, last_event_at IS NOT NULL FROM gold_ingest_live")
+    assert any(host.endswith("-laptop") for host, _ in rows)
+    assert all(has_events and name not in host for host, has_events in rows)

@@ -5,6 +5,7 @@ Path and initSql are taken from the provisioning file as Grafana would, and run 
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -329,6 +330,16 @@ def test_datasources_have_the_uids_that_dashboards_name_and_cannot_be_edited() -
     assert all(source["editable"] is False and source["access"] == "proxy" for source in found.values())
     assert found["piper-duckdb"]["jsonData"]["readOnly"] is True
     assert expand(found["piper-prometheus"]["url"], {"PROMETHEUS_URL": "http://p:9090"}) == "http://p:9090"
+
+
+def test_every_datasource_that_a_dashboard_names_is_provisioned() -> None:
+    dashboards = list((PROVISIONING.parent / "dashboards").glob("*.json"))
+    assert dashboards
+    named = {
+        uid for path in dashboards for uid in re.findall(r'"datasource": \{[^}]*"uid": "([^"$]+)"', path.read_text())
+    }
+    assert named - {"-- Grafana --", "grafana"} <= {"piper-duckdb", "piper-prometheus"}
+    assert "piper-duckdb" in named
 
 
 def test_dashboards_are_provisioned_from_files_and_not_edited_in_the_browser() -> None:

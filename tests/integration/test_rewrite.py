@@ -11,8 +11,9 @@ from tests.support.readers import Reader
 
 from piper.errors import PiperError
 from piper.silver.datasets import EMPTY_CHUNK
+from piper.silver.hidden import forget_hidden
 from piper.silver.rebuild import forget_recounts, rebuild
-from piper.silver.rewrite import Partition, Rewrite, forget_hidden, partitions
+from piper.silver.rewrite import Partition, Rewrite, partitions
 
 REWRITE_FAILPOINTS = ("rewrite.staged", "rewrite.committed", "reveal.moved", "rewrite.revealed")
 

@@ -136,6 +136,20 @@ def test_a_manifest_from_a_backup_is_refused(ground: Ground) -> None:
         ground.run("ingest")
 
 
+def test_a_data_root_without_its_silver_is_refused_until_it_is_mounted_again(ground: Ground) -> None:
+    """The manifest is at hand, as one on a local disk is."""
+    ground.simulate(50)
+    ground.run(*ALL_STEPS)
+    elsewhere = ground.layout.silver.rename(ground.raw.with_name("not mounted"))
+    ground.simulate(50)
+    with pytest.raises(DataRootError, match=r"silver is missing(?s:.*)mounted"):
+        ground.run(*ALL_STEPS)
+    assert not ground.layout.silver.exists()
+    elsewhere.rename(ground.layout.silver)
+    ground.run(*ALL_STEPS)
+    check_all(ground)
+
+
 def test_a_log_without_its_manifest_is_refused(ground: Ground) -> None:
     ground.simulate(5)
     assert ground.die_at("commit.committed", "ingest") == KILLED

@@ -211,7 +211,8 @@ def test_incremental_refreshes_equal_a_rebuild_and_the_reference(steps: list[Ste
             assert report.through_seq == world.source.seq
         # News for every model, so that all of them are as of now: time alone is no reason to write.
         world.take(Step([], [START.date()], None, {"event_id": None}, world.spool, 0))
-        world.gold.refresh(con, world.source)
+        report = world.gold.refresh(con, world.source)
+        assert report.failed == {}
         incremental = tables(con)
 
         world.gold.rebuild(con, world.source)

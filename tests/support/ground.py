@@ -25,7 +25,8 @@ from piper.ops.metrics import Metrics
 from piper.privacy import clean_up, rewrite_history
 from piper.settings import Settings, load_settings
 from piper.silver.datasets import DATASETS
-from piper.silver.rewrite import Rewrite, forget_hidden, partitions
+from piper.silver.hidden import forget_hidden
+from piper.silver.rewrite import Rewrite, partitions
 from piper.upkeep import Hands
 from piper.writer import Clock, Writer
 
@@ -67,8 +68,8 @@ class Ground:
     def layout(self) -> Layout:
         return Layout.of(self.settings)
 
-    def simulate(self, events: int) -> None:
-        """Append new files with so many events, and some repeated and some broken lines."""
+    def simulate(self, events: int, *, days: int = 2) -> None:
+        """Append new files with so many events of the last days, and some repeated and some broken lines."""
         self._seed += 1
         done = simulate(
             SimulateOptions(
@@ -77,7 +78,7 @@ class Ground:
                 users=1,
                 rate=0,
                 events=events,
-                days=2,
+                days=days,
                 seed=self._seed,
                 malformed_ratio=0.02,
                 duplicate_ratio=0.02,
@@ -118,6 +119,25 @@ class Ground:
             [sys.executable, str(CHILD), *steps],
             env=env, cwd=self.raw.parent, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def piper_json(self, *arguments: str, **environment: str) -> dict[str, Any]:
+        """What `piper … --json` says over this data root."""
+        with self.piper_process(*arguments, "--json", **environment) as process:
+            out, err = process.communicate()
+        assert process.returncode == 0, err + out
+        answer = json.loads(out)
+        assert isinstance(answer, dict)
+        return answer
+
+    def piper_process(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """`piper …` over this data root."""
+        source = str(Path(piper.__file__).parents[1])
+        return subprocess.Popen(
+            [sys.executable, "-m", "piper", *arguments],
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": source, **self.environment, **environment},
+            cwd=self.raw.parent, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     # ---- what readers see ------------------------------------------------------------------------------------------

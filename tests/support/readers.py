@@ -33,11 +33,18 @@ class Reader:
     """A reader process over a catalog. `stop()` ends it and gives its report.
 
     With `writable`, it only opens the given databases read-write, so that it holds DuckDB's exclusive lock on them,
-    says so, and waits.
+    says so, and waits. With `may_shrink`, rows may go away (and stay in gold); the report has every count it `saw`.
     """
 
-    def __init__(self, site: Path, *databases: Path, writable: bool = False, prefix: Sequence[str] = ()) -> None:
-        mode = "lock" if writable else "loop"
+    def __init__(
+        self,
+        site: Path,
+        *databases: Path,
+        writable: bool = False,
+        may_shrink: bool = False,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        mode = "lock" if writable else "shrink" if may_shrink else "loop"
         self._process = subprocess.Popen(
             [*prefix, sys.executable, __file__, mode, *map(str, databases)],
             env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
@@ -53,6 +60,15 @@ class Reader:
         line = self._process.stdout.readline()
         assert line, self._process.communicate()[1]
         return line.strip()
+
+    def wait_round(self) -> None:
+        """Wait until it has asked every view once more, beginning now."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("round\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line == "round\n", line + self._process.communicate()[1]
 
     def stop(self) -> dict[str, Any]:
         """End it; its report, a JSON object."""
@@ -76,13 +92,14 @@ class Reader:
 class _Watch:
     """What one connected reader has seen so far."""
 
-    def __init__(self, con: Any) -> None:
-        self._con = con
+    def __init__(self, con: Any, *, may_shrink: bool = False) -> None:
+        self._con, self._may_shrink = con, may_shrink
         self.views = [
             row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         ]
         self.counts = dict.fromkeys(self.views, 0)
         self.totals = dict.fromkeys(GOLD_TOTALS, 0)
+        self.saw: dict[str, set[int]] = {view: set() for view in self.views}
         self.problems: list[str] = []
         self.queries = 0
 
@@ -94,7 +111,7 @@ class _Watch:
             if found is not None:
                 self._must_not_shrink(gold, self.counts, found[0])
                 self._must_not_shrink(gold, self.totals, found[1])
-                if found[1] > self.counts[silver]:
+                if found[1] > self.counts[silver] and not self._may_shrink:
                     self.problems.append(f"{gold} counts {found[1]}, {silver} has {self.counts[silver]}")
         for silver in self.views:
             if silver.startswith("silver_"):
@@ -116,6 +133,7 @@ class _Watch:
             "counts": self.counts,
             "totals": self.totals,
             "problems": self.problems,
+            "saw": {view: sorted(counts) for view, counts in self.saw.items()},
             "types": self.types(),
         }
 
@@ -123,11 +141,12 @@ class _Watch:
         found = self._ask(f"SELECT count(*), count(DISTINCT event_id) FROM {view}")
         if found is not None:
             self._must_not_shrink(view, self.counts, found[0])
+            self.saw[view].add(found[0])
             if found[0] != found[1]:
                 self.problems.append(f"{view} has {found[0]} rows with {found[1]} ids")
 
     def _must_not_shrink(self, view: str, seen: dict[str, int], now: int) -> None:
-        if now < seen[view]:
+        if now < seen[view] and not self._may_shrink:
             self.problems.append(f"{view} went back from {seen[view]} to {now}")
         seen[view] = now
 
@@ -150,22 +169,27 @@ def _main(mode: str, *databases: str) -> None:
 
     import duckdb
 
-    stop = threading.Event()
+    stop, wanted = threading.Event(), threading.Event()
 
     def listen() -> None:
-        sys.stdin.readline()
+        while sys.stdin.readline() == "round\n":
+            wanted.set()
         stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    connections = [duckdb.connect(database, read_only=mode == "loop") for database in databases]
+    connections = [duckdb.connect(database, read_only=mode != "lock") for database in databases]
     _say("connected")
     if mode == "lock":
         stop.wait()
         report: dict[str, Any] = {"locked": len(connections)}
     else:
-        watch = _Watch(connections[0])
+        watch = _Watch(connections[0], may_shrink=mode == "shrink")
         while not stop.is_set() and len(watch.problems) < PROBLEMS_MAX:
+            is_wanted = wanted.is_set()
             watch.round()
+            if is_wanted:
+                wanted.clear()
+                _say("round")
         stop.wait()
         report = watch.report()
     _say(json.dumps(report))

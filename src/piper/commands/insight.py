@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from piper.settings import Settings
 
 WATCH_SECONDS = 2.0
+HOSTS_SECONDS = 10.0
+"""How often a watched status asks the views about hosts: each time they list all chunks."""
 
 
 def status(
@@ -49,14 +52,14 @@ def status(
         out.print(_screen(found, out), soft_wrap=True)
 
 
-def _look(settings: Settings) -> dict[str, Any]:
-    """The status with its hosts and problems, ready for JSON."""
+def _look(settings: Settings, seen: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The status with its hosts (`seen`: what the views hold of them, if known) and problems, ready for JSON."""
     from piper.ops.doctor import open_problems
     from piper.ops.hosts import merged, read_hosts
     from piper.ops.status import read_status
 
     found = read_status(settings)
-    found["hosts"] = merged(read_hosts(settings), found.get("hosts", {}))
+    found["hosts"] = merged(read_hosts(settings) if seen is None else seen, found.get("hosts", {}))
     found["open_problems"] = [check.as_row() for check in open_problems(settings, found)]
     return found
 
@@ -70,16 +73,23 @@ def _screen(found: dict[str, Any], out: Console) -> RenderableType:
 def _watch(settings: Settings, found: dict[str, Any], seconds: float, *, as_json: bool) -> None:
     """Show `found`, then what is there after every pause. A look that fails is shown too: it may work the next time."""
     from piper.interrupts import Interrupts
+    from piper.ops.hosts import read_hosts
 
+    seen: dict[str, dict[str, Any]] = {}
+    seen_at = -HOSTS_SECONDS
     with Interrupts() as interrupts, _display(as_json=as_json) as show:
         while True:
             show(found)
             if interrupts.wait(seconds):
                 return
             try:
-                found = _look(settings)
+                if time.monotonic() - seen_at >= HOSTS_SECONDS:
+                    seen, seen_at = read_hosts(settings), time.monotonic()
+                found = _look(settings, seen)
             except PiperError as error:
                 found = {"error": {"message": error.message, "hint": error.hint}}
+            except OSError as error:
+                found = {"error": {"message": str(error), "hint": "Check the mount; the next look may do."}}
 
 
 @contextmanager

@@ -40,10 +40,11 @@ def tail(
     from piper.ops import event_lines
     from piper.ops.feed import Feed, Wanted
 
-    layout = Layout.of(settings_of(ctx))
+    settings = settings_of(ctx)
+    layout = Layout.of(settings)
     wanted = Wanted(tuple(types or ()), tuple(users or ()), tuple(hosts or ()), errors)
     show = event_lines.json_writer() if as_json else event_lines.text_writer()
-    feed = Feed(layout, wanted)
+    feed = Feed(layout, wanted, memory_limit=settings.duckdb.memory_limit)
     try:
         with Interrupts() as interrupts:
             for event in feed.last(lines):
@@ -66,7 +67,9 @@ def _follow(feed: Feed, show: Callable[[Event], None], wait: Callable[[float], i
                 if number % 1000 == 0 and wait(0):
                     return
             failures = 0
-        except duckdb.IOException:
+        except BrokenPipeError:
+            raise
+        except (duckdb.IOException, OSError):
             failures += 1
             if failures > FAILURES_MAX:
                 raise

@@ -47,9 +47,7 @@ def ingest(ctx: typer.Context, as_json: JsonOption = False) -> None:
     except WriterLockedError as error:
         if not oneshot.makes_ingest_needless(error.holder):
             raise
-        print_json({"running": True, "holder": error.holder}) if as_json else say(
-            f"{error.holder} is running and reads {settings.paths.raw_root}: nothing to do here"
-        )
+        _step_aside(error.holder, "nothing was read here; what is unread is read by it, or by the next run", as_json)
         return
     if as_json:
         print_json({"running": False, **asdict(summary)})
@@ -57,6 +55,10 @@ def ingest(ctx: typer.Context, as_json: JsonOption = False) -> None:
         screen.show_ingest(screen.console(), summary)
     if summary.gold_failed:
         raise typer.Exit(EX_FAILURE)
+
+
+def _step_aside(holder: str, outcome: str, as_json: bool) -> None:
+    print_json({"running": True, "holder": holder}) if as_json else say(f"{holder} is running: {outcome}")
 
 
 def materialize(
@@ -79,7 +81,13 @@ def materialize(
             **ask(Layout.of(settings).control_socket, "materialize", {"model": model}, timeout_seconds=None),
         }
     except DaemonNotRunningError:
-        done = {"by": "piper", **asdict(oneshot.materialize(settings, None if model is None else [model]))}
+        try:
+            done = {"by": "piper", **asdict(oneshot.materialize(settings, None if model is None else [model]))}
+        except WriterLockedError as error:
+            if not oneshot.makes_materialize_needless(error.holder):
+                raise
+            _step_aside(error.holder, "it brings gold up to date, and nothing was rebuilt here", as_json)
+            return
     if as_json:
         print_json(done)
     else:

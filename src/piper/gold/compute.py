@@ -30,9 +30,9 @@ def add(
     """Add what commits after `after_seq` brought to the scope's rows; give how many there are.
 
     None, and nothing is written, when the model cannot be added to, or when its rows would then not stand for as many
-    events as silver has: those commits took rows away, or replaced them.
+    events as silver has: those commits took rows away, or replaced them. That can be told only of whole dates.
     """
-    if not model.merge or not after_seq or not scope.dates:
+    if not model.merge or not after_seq or not scope.dates or not scope.is_whole:
         return None
     kept = f"SELECT * FROM {store.table_of(model)} WHERE ({scope.stale}) AND ({scope.fresh})"
     merged = con.execute(model.merged(kept, _query(con, source, model, scope, now, after_seq))).to_arrow_table()

@@ -7,7 +7,7 @@
     -- bucket: 5 m                                period live only: width of a bucket, which divides a day
     -- window: 48 h                               period live only: how far back its rows reach
     -- pause: 60 s                                period now only: see below
-    -- merge: events sum, last_event_at max        see below
+    -- merge: events sum, last_event_at max       see below
     -- column <name>: <meaning>; unit <unit>      one line per output column, in output order
 
 A line that starts with `--` and two or more spaces continues the one above.
@@ -16,6 +16,10 @@ A model of period `day` or `week` keeps its rows for ever; a `week` may also loo
 `live` model begins with the start of a bucket, a TIMESTAMP; its rows older than the window go when it is refreshed. A
 `now` model says how things stand: it is replaced whole when its inputs changed, and without news in silver (when only
 the spool moved) after `pause` at the earliest.
+
+`merge` says how two rows of one key become one, for every column beside the grain: `sum`, `max`, or `max by <column>`
+(the value that goes with the largest of that column; of equal ones, the larger value). Such a model is brought up to
+date from its own rows and what is new in silver. Its first such column counts the rows of its first input.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 from piper.gold.models import GoldModel
@@ -20,6 +20,8 @@ class Scope(NamedTuple):
     """Which rows of the table go."""
     fresh: str
     """Which rows of the query over `dates` come in their place."""
+    is_whole: bool = True
+    """Whether those are all of them: the window of a live model begins within a date."""
 
 
 EVERYTHING = Scope(None, "TRUE", "TRUE")
@@ -100,7 +102,8 @@ def _live_scope(model: GoldModel, dates: Sequence[date], now: datetime) -> Scope
     of_dates = f"CAST({model.period_column} AS DATE) IN ({_literals(inside)})"
     begin = f"TIMESTAMP '{start.isoformat(sep=' ')}'"
     column = model.period_column
-    return Scope(inside, f"{of_dates} OR {column} < {begin}", f"{of_dates} AND {column} >= {begin}")
+    is_whole = start.date() not in inside or start.time() == time.min
+    return Scope(inside, f"{of_dates} OR {column} < {begin}", f"{of_dates} AND {column} >= {begin}", is_whole)
 
 
 def _literals(dates: Iterable[date]) -> str:

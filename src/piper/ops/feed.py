@@ -4,12 +4,16 @@ A published tail holds the events of all commits after `sealed_through`; what wa
 chunks whose names begin with the commit that sealed them. So whatever was committed after `position` is in the present
 tail or in chunks of later names, and never in both: the tail is opened first, and of the chunks only rows up to its
 `sealed_through` count. Nothing is missed however many seals happen between two looks.
+
+Chunks of a rewrite (compaction, masking) hold nothing new, so `news` leaves them out, and goes on reading the chunks
+that they replace: those stay for minutes after they were hidden. Who stops looking for longer may miss events.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +25,15 @@ from piper.files import sql_literal
 from piper.layout import Layout
 from piper.ops.reader import NoWarehouseError
 from piper.silver.datasets import DATASETS
+from piper.silver.staging import REWRITE
 
 LOOK_BACK_FILES = 2000
 """Chunks that the search for the last events opens at most: a filter that nothing passes must not read all history."""
 FETCH_ROWS = 1000
 
 _EVENTS = DATASETS["events"]
-_ORDER = "commit_seq {way}, occurred_at_utc {way}, source_file {way}, source_offset {way}"
-_NAME = re.compile(r"(\d+)-.*\.parquet")
+_ORDER = "{first} {way}, occurred_at_utc {way}, source_file {way}, source_offset {way}"
+_NAME = re.compile(rf"({REWRITE}?)(\d+)-.*\.parquet")
 
 Event = dict[str, Any]
 """One row of silver_events by column, with `commit_seq`; times are naive UTC, payload and metrics are JSON text."""
@@ -56,13 +61,34 @@ class Wanted:
         return " AND ".join(parts), parameters
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A chunk of events; `sealed_by`: the commit that sealed it, None for one that a rewrite made."""
+
+    path: Path
+    sealed_by: int | None
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """What sorts chunks by the age of their events: seals by their number, older ones were rewritten day by day."""
+        return (0, self.path.parts[-3]) if self.sealed_by is None else (self.sealed_by, "")
+
+
 class Feed:
     """Follows one warehouse. `position`: the last commit whose events were given out."""
 
-    def __init__(self, layout: Layout, wanted: Wanted) -> None:
+    def __init__(self, layout: Layout, wanted: Wanted, *, memory_limit: str = "512MB") -> None:
+        """`memory_limit`: as DuckDB writes sizes; what does not fit (a backlog was sealed) is spilled."""
         self._layout = layout
         self._condition, self._parameters = wanted.condition()
-        self._con = duckdb.connect(config={"enable_external_file_cache": False, "threads": 1})
+        self._spill = tempfile.TemporaryDirectory(prefix="piper-tail-")
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "enable_external_file_cache": False,
+            "memory_limit": memory_limit,
+            "temp_directory": self._spill.name,
+            "threads": 1,
+        }
+        self._con = duckdb.connect(config=config)
         self._con.execute("SET TimeZone = 'UTC'")
         self._seen: tuple[int, int, int] | None = None
         self.position = 0
@@ -70,6 +96,7 @@ class Feed:
     def close(self) -> None:
         """Let go of everything."""
         self._con.close()
+        self._spill.cleanup()
 
     def last(self, count: int) -> list[Event]:
         """The last `count` wanted events, oldest first; `news` goes on after them. Call it first."""
@@ -77,16 +104,19 @@ class Feed:
         sealed_through = self._open_tail()
         try:
             found = self._newest(f"SELECT {_EVENTS.column_list} FROM feed.events_tail", count, {})
+            hidden = {row[0] for row in self._con.execute("SELECT unnest(hidden) FROM feed.events_tail").fetchall()}
+            (rewritten,) = self._con.execute("SELECT max(rewritten_through) FROM feed.events_tail").fetchall()
         finally:
             self._close_tail()
-        chunks = sorted(self._chunks_after(-1), reverse=True)[:LOOK_BACK_FILES]
+        chunks = [chunk for chunk in self._chunks() if str(chunk.path) not in hidden]
+        chunks = sorted(chunks, key=lambda chunk: chunk.age, reverse=True)[:LOOK_BACK_FILES]
         size = 1
         while chunks and len(found) < count:
-            # Whole seals, newest first, twice as many each time: a seal is some twenty files.
-            least = chunks[min(size, len(chunks)) - 1][0]
-            group = [path for number, path in chunks if number >= least]
+            # Whole seals or dates, newest first, twice as many each time: a seal is some twenty files.
+            oldest = chunks[min(size, len(chunks)) - 1].age
+            group = [chunk.path for chunk in chunks if chunk.age >= oldest]
             chunks = chunks[len(group) :]
-            found = self._newest(_sealed(group, -1, sealed_through), count, found)
+            found = self._newest(_stored(group, -rewritten[0], sealed_through), count, found)
             size = 2 * len(group)
         return list(found.values())[::-1]
 
@@ -101,10 +131,11 @@ class Feed:
             if self.position < before:  # a rebuilt manifest counts anew; what it holds was given out
                 before = self.position
             rows = f"SELECT {_EVENTS.column_list} FROM feed.events_tail WHERE commit_seq > {before}"
-            chunks = self._chunks_after(before) if sealed_through > before else []
-            if chunks:
-                rows += f" UNION ALL {_sealed([path for _, path in chunks], before, sealed_through)}"
-            yield from self._rows(rows, _ORDER.format(way="ASC"))
+            chunks = self._chunks() if sealed_through > before else []
+            later = [chunk.path for chunk in chunks if chunk.sealed_by is not None and chunk.sealed_by > before]
+            if later:
+                rows += f" UNION ALL {_stored(later, before + 1, sealed_through)}"
+            yield from self._rows(rows, _ORDER.format(first="commit_seq", way="ASC"))
         except BaseException:
             # A file went away under us: the next look tries again. Sorting reads all before it gives out any.
             self.position = before
@@ -136,19 +167,18 @@ class Feed:
     def _close_tail(self) -> None:
         self._con.execute("DETACH DATABASE IF EXISTS feed")
 
-    def _chunks_after(self, commit_seq: int) -> list[tuple[int, Path]]:
-        """Every chunk of events that was sealed by a later commit. A walk over directories; no file is opened."""
-        found = []
-        for directory, _, names in os.walk(self._layout.silver / _EVENTS.name):
-            for name in names:
-                match = _NAME.fullmatch(name)
-                if match and int(match[1]) > commit_seq:
-                    found.append((int(match[1]), Path(directory, name)))
-        return found
+    def _chunks(self) -> list[_Chunk]:
+        """Every chunk of events, without opening one. Raises OSError, for half a listing would be no answer."""
+        return [
+            _Chunk(Path(directory, name), None if match[1] else int(match[2]))
+            for directory, _, names in os.walk(self._layout.silver / _EVENTS.name, onerror=_unless_it_went)
+            for name in names
+            if (match := _NAME.fullmatch(name))
+        ]
 
     def _newest(self, rows: str, count: int, found: dict[str, Event]) -> dict[str, Event]:
         """`found`, newest first by event_id, filled up to `count` from `rows`."""
-        order = f"{_ORDER.format(way='DESC')} LIMIT {count}"
+        order = f"{_ORDER.format(first='ingested_at_utc', way='DESC')} LIMIT {count}"
         for event in self._rows(f"SELECT * FROM ({rows}) WHERE commit_seq IS NOT NULL", order):
             if len(found) < count:
                 found.setdefault(event["event_id"], event)
@@ -162,8 +192,13 @@ class Feed:
                 yield dict(zip(names, row, strict=True))
 
 
-def _sealed(paths: Sequence[Path], after: int, sealed_through: int) -> str:
-    """The rows of these chunks; each event once, also while a compaction has it in two files."""
+def _unless_it_went(error: OSError) -> None:
+    """A partition can lose its last chunk, and go, while it is listed; it held nothing new then."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _stored(paths: Sequence[Path], first: int, last: int) -> str:
+    """The rows in these chunks of the commits from `first` to `last`; rewrites count as negative commits."""
     files = ", ".join(f"'{sql_literal(path)}'" for path in paths)
-    return f"""(SELECT DISTINCT ON (event_id) * FROM ({_EVENTS.chunk_rows_sql(f"[{files}]")})
-        WHERE commit_seq > {after} AND commit_seq <= {sealed_through})"""
+    return f"""SELECT * FROM ({_EVENTS.chunk_rows_sql(f"[{files}]")}) WHERE commit_seq BETWEEN {first} AND {last}"""

@@ -90,13 +90,13 @@ def show_ingest(out: Console, summary: IngestSummary, title: str = "ingested") -
 def show_compaction(out: Console, done: dict[str, Any]) -> None:
     """What `piper compact` has merged, or would."""
     rows = [
-        ("partitions", f"{done['partitions']:,}"),
+        ("merges", f"{done['merges']:,}"),
         ("chunks", f"{done['chunks_before']:,} become {done['chunks_after']:,}"),
         ("rows", f"{done['rows']:,}"),
         ("size", size(done["bytes_before"]) + ("" if done["dry_run"] else f", now {size(done['bytes_after'])}")),
         *(("FAILED", f"silver/{directory}; the log says why") for directory in done["failed"]),
     ]
-    if done["partitions"] and not done["dry_run"]:
+    if done["merges"] and not done["dry_run"]:
         rows.append(("old chunks", "are deleted in ten minutes, by piperd or the next `piper ingest`"))
     title = "would be compacted" if done["dry_run"] else f"compacted by {done['by']} in {done['seconds']:.2f} s"
     facts(out, title, rows)

@@ -7,6 +7,10 @@ A silver view is tail ∪ chunks. The tail is bound before the chunks are listed
 from the moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves
 them. In the same way a rewrite's chunks count (their rows have commit_seq -k) from the moment that a tail says
 `rewritten_through` k, and `hidden` names the chunks whose place they take.
+
+The pattern ends in `**` because that leaves out symbolic links, `*.parquet` would not: a chunk that is about to be
+deleted is one (silver/hidden.py). What else may lie there (.nfs…, ….damaged) is left out by its name before it is
+opened, which DuckDB does with the option `filename` only.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ EMPTY_DATE = "1970-01-01"
 def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = False) -> str:
     """The SELECT of a silver view; `with_internal` adds the columns that piper keeps beside those of the contract."""
     columns = dataset.column_list if with_internal else ", ".join(f'"{name}"' for name, _ in dataset.columns)
-    chunks = dataset.chunk_rows_sql(f"'{sql_literal(layout.silver / dataset.name)}/**/*.parquet'", columns)
+    leaves = "event_date=*/event_type=*" if dataset.has_type_partition else "event_date=*"
+    files = f"'{sql_literal(layout.silver / dataset.name)}/{leaves}/**'"
+    chunks = dataset.chunk_rows_sql(files, columns, with_filename=True)
     return f"""
         WITH tail AS MATERIALIZED (
             FROM read_duckdb('{sql_literal(layout.tail)}', table_name = '{dataset.tail_table}')
@@ -39,6 +45,7 @@ def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = F
         {chunks}
         WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)
             AND commit_seq >= (SELECT -max(rewritten_through) FROM tail)
+            AND filename LIKE '%.parquet'
             AND filename NOT IN (SELECT unnest(hidden) FROM tail)"""
 
 

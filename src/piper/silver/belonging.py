@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from piper.errors import ManifestDamagedError
+from piper.errors import DataRootError, ManifestDamagedError
 from piper.files import sql_literal
 from piper.layout import Layout
 from piper.silver.datasets import EMPTY_CHUNK
@@ -41,6 +41,24 @@ def holds_data(layout: Layout) -> bool:
     if not layout.silver.is_dir():
         return False
     return any(path.name != EMPTY_CHUNK for path in layout.silver.rglob("*.parquet"))
+
+
+def check_is_there(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    """Refuse a data root that lacks what the open manifest has put there: it is not mounted, or it was lost.
+
+    To go on would write below a bare mount point, where nobody finds it later. Raises DataRootError.
+    """
+    if (
+        layout.silver.is_dir()
+        or not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'chunks'").fetchone()
+    ):
+        return
+    row = con.execute("SELECT count(*) FROM chunks").fetchone()
+    if row and row[0]:
+        raise DataRootError(
+            f"{layout.silver} is missing, and the manifest has {row[0]:,} chunks in it",
+            hint="Is the data root mounted? If it was lost, restore it from a backup and run `piper rebuild`.",
+        )
 
 
 def check_not_older(layout: Layout, commit_seq: int) -> None:

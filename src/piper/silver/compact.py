@@ -29,7 +29,7 @@ CROWD = 32
 """So many chunks in one partition are merged at any hour and on any day."""
 CHUNK_BYTES_MAX = 256 * 1024 * 1024
 CHEAP_BYTES = 32 * 1024 * 1024
-"""Rewriting so little takes about a second (bench/compaction.py)."""
+"""Some 400,000 events; rewriting them takes seconds (bench/compaction.py)."""
 REST_SHARE = 0.1
 REST_CHUNKS = 8
 
@@ -112,8 +112,12 @@ def due_merges(con: duckdb.DuckDBPyConnection, silver: Path, *, now: datetime, i
 
 def all_merges(con: duckdb.DuckDBPyConnection, *, start: date | None, end: date) -> list[Merge]:
     """What brings every partition of these days to as few chunks as can be, whether it pays or not."""
-    found = ((partition, mergeable(chunks)) for partition, chunks, _ in crowded(con, start=start, end=end))
-    return [_merge(partition, merged) for partition, merged in found if merged]
+    found = []
+    for partition, chunks, _ in crowded(con, start=start, end=end):
+        while merged := mergeable(chunks):
+            found.append(_merge(partition, merged))
+            chunks = [chunk for chunk in chunks if chunk not in merged]  # a large partition fills several
+    return found
 
 
 def _merge(partition: Partition, chunks: Sequence[Chunk]) -> Merge:

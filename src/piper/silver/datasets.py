@@ -46,13 +46,19 @@ class Dataset:
         """The stored columns, quoted and comma-separated."""
         return ", ".join(f'"{name}"' for name, _ in self.stored)
 
-    def chunk_rows_sql(self, files: str, columns: str | None = None) -> str:
-        """SELECT of `columns` (default: all stored) from Parquet chunks; `files` is SQL text naming them."""
+    def chunk_rows_sql(self, files: str, columns: str | None = None, *, with_filename: bool = False) -> str:
+        """SELECT of `columns` (default: all stored) from Parquet chunks; `files` is SQL text naming them.
+
+        `with_filename`: a condition on `filename` is applied before any file is opened.
+        """
         columns, hive_types = columns or self.column_list, "'event_date': DATE"
         if self.has_type_partition:  # the directory says `unknown` for every type that the registry lacks
             columns = columns.replace('"event_type"', 'event_type_name AS "event_type"')
             hive_types += ", 'event_type': VARCHAR"
-        return f"SELECT {columns} FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{hive_types}}})"
+        options = f"hive_partitioning = true, hive_types = {{{hive_types}}}"
+        if with_filename:
+            options += ", filename = true"
+        return f"SELECT {columns} FROM read_parquet({files}, {options})"
 
     @property
     def has_type_partition(self) -> bool:

@@ -11,8 +11,7 @@ immutable, so nothing is changed in place:
 3. reveal   the new chunks are renamed into place. No reader counts them yet: the published tail says k - 1.
             Died here: nothing to do.
 4. publish  the next tail says k, and which chunks are hidden: one rename switches every reader.
-5. forget   long after, when no query can still be reading them, the old files are deleted, then no longer hidden.
-            Died here: a file that is gone stays hidden until the next call.
+5. forget   the old files go away, without any query missing one: silver/hidden.py.
 
 A chunk also carries in its own metadata which chunks it replaces, so that `piper rebuild` can tell without a manifest.
 """
@@ -24,7 +23,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path, PurePosixPath
 
 import duckdb
@@ -38,8 +37,8 @@ from piper.silver.seal import StagedChunk, insert_chunks
 from piper.silver.staging import METADATA_KEY, REWRITE, numbered, reveal, staged_name
 from piper.silver.store import Store
 
-FORGET_AFTER = timedelta(minutes=10)
-"""How long a hidden chunk stays readable for the queries that began before it was hidden."""
+ROW_GROUP_MB = 32
+"""Megabytes of a row group before compression, which is in memory while it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +108,9 @@ class Rewrite:
     ) -> StagedChunk | None:
         """Write the rows of `paths` (default: all chunks of the partition) as one new chunk, sorted by time.
 
-        `select` turns the SELECT of the old rows, all stored columns, into that of the new ones, same columns and same
-        partition. Returns None when no row is left.
+        Rows that are too large to be sorted in the memory of `con` stay in the order of their chunks. `select` turns
+        the SELECT of the old rows, all stored columns, into that of the new ones, same columns and same partition.
+        Returns None when no row is left.
         """
         dataset = DATASETS[partition.dataset]
         old = list(partition.paths if paths is None else paths)
@@ -125,26 +125,35 @@ class Rewrite:
         path = str(PurePosixPath(partition.directory, f"{self.staged.name}-{len(self.chunks)}.parquet"))
         file = self.staged / staged_name(path)
         about = json.dumps({"number": self.number, "through": self.through, "replaces": old})
+        query = f"SELECT {stored} FROM ({rows})"
+        try:
+            count = self._write(con, f"{query} ORDER BY occurred_at_utc", file, about)
+        except duckdb.OutOfMemoryException:  # sorting rows of many kilobytes fails where others are spilled
+            count = self._write(con, query, file, about)
+        self.replaced += [(partition.dataset, name) for name in old]
+        if not count:
+            file.unlink()
+            return None
+        chunk = StagedChunk(partition.dataset, partition.event_date, path, count, file.stat().st_size)
+        self.chunks.append(chunk)
+        failpoint("rewrite.staged")
+        return chunk
+
+    def _write(self, con: duckdb.DuckDBPyConnection, query: str, file: Path, about: str) -> int:
+        """COPY it and sync the file; returns the number of rows. After an error nothing of it is left."""
         try:
             count = con.execute(
-                f"""COPY (SELECT {stored} FROM ({rows}) ORDER BY occurred_at_utc)
-                TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                f"""COPY ({query}) TO '{sql_literal(file)}' (FORMAT parquet, COMPRESSION zstd,
+                    ROW_GROUP_SIZE_BYTES '{ROW_GROUP_MB}MB',
                     KV_METADATA {{{METADATA_KEY}: '{about.replace("'", "''")}'}})"""
             ).fetchone()
         except BaseException:
             for leftover in self.staged.glob(f"*{file.name}"):  # COPY begins under another name; nothing may reveal it
                 leftover.unlink()
             raise
-        self.replaced += [(partition.dataset, name) for name in old]
-        if not count or not count[0]:
-            file.unlink()
-            return None
         file.chmod(FILE_MODE)
         fsync_path(file)
-        chunk = StagedChunk(partition.dataset, partition.event_date, path, int(count[0]), file.stat().st_size)
-        self.chunks.append(chunk)
-        failpoint("rewrite.staged")
-        return chunk
+        return int(count[0]) if count else 0
 
     def drop(self, partition: Partition, paths: Sequence[str] | None = None) -> None:
         """Let chunks (default: all of the partition) give way to nothing."""
@@ -206,58 +215,3 @@ class Rewrite:
         """Give it up: what it has written is removed."""
         shutil.rmtree(self.staged, ignore_errors=True)
         self.store.rewrite_lock.release()
-
-
-def forget_hidden(store: Store, *, published_seq: int, now: datetime, after: timedelta = FORGET_AFTER) -> int:
-    """Delete hidden chunks that no query can still be reading; returns how many. In the writer's thread.
-
-    Only those that a published tail (of commit `published_seq`) has hidden for `after`. The caller sees to it that no
-    gold refresh is under way, which may have begun before they were hidden.
-    """
-    paths = delete_hidden(store, store.con, published_seq=published_seq, now=now, after=after)
-    forget_deleted(store, paths)
-    return len(paths)
-
-
-def delete_hidden(
-    store: Store,
-    con: duckdb.DuckDBPyConnection,
-    *,
-    published_seq: int,
-    now: datetime,
-    after: timedelta = FORGET_AFTER,
-    at_most: int = 1 << 62,
-) -> list[str]:
-    """The files' part of `forget_hidden`, for any thread; `forget_deleted` is to follow with what it returns."""
-    rows = con.execute(
-        """SELECT path FROM ingest_manifest.main.hidden_chunks
-        WHERE hidden_seq <= ? AND hidden_at_utc <= ? ORDER BY path LIMIT ?""",
-        [published_seq, now - after, at_most],
-    ).fetchall()
-    paths = [path for (path,) in rows]
-    for path in paths:
-        (store.layout.silver / path).unlink(missing_ok=True)
-        failpoint("rewrite.deleted")
-    for parent in {(store.layout.silver / path).parent for path in paths}:
-        with suppress(FileNotFoundError):
-            fsync_path(parent)
-    return paths
-
-
-def forget_deleted(store: Store, paths: Sequence[str]) -> None:
-    """The manifest's part of `forget_hidden`. In the writer's thread: no chunk is being revealed meanwhile."""
-    if not paths:
-        return
-    for parent in {(store.layout.silver / path).parent for path in paths}:
-        with suppress(OSError):  # the partition has other chunks
-            parent.rmdir()
-    con = store.con
-    con.execute("BEGIN")
-    try:
-        con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [list(paths)])
-        con.execute("UPDATE progress SET commit_seq = commit_seq + 1")  # news: the next tail hides less
-        con.execute("COMMIT")
-    except BaseException:
-        with suppress(duckdb.Error):  # a failed COMMIT has ended it already
-            con.execute("ROLLBACK")
-        raise

@@ -26,7 +26,7 @@ from piper.files import ensure_writable, make_directory, write_atomic
 from piper.layout import Layout
 from piper.settings import Settings
 from piper.silver import schema
-from piper.silver.belonging import check_not_lost, check_not_older, holds_data
+from piper.silver.belonging import check_is_there, check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
 from piper.silver.staging import REWRITE, SEAL, recover_staging
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
@@ -97,6 +97,7 @@ class Store:
         store: Store | None = None
         try:
             _check_version(con, layout)
+            _as_piper_error(lambda: check_is_there(con, layout), layout.manifest)
             for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
                 ensure_writable(directory, "directory")
             _prepare(con, layout)

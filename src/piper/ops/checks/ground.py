@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import stat
 from pathlib import Path
@@ -78,7 +79,10 @@ def check_permissions(layout: Layout) -> Check:
     owners = _owners(layout)
     if len(owners) > 1:
         told = "; ".join(f"{path.name} belongs to {_user(uid)}" for uid, path in owners.items())
-        hint = f"piper ran as another user once: chown -R {_user(next(iter(owners)))} {layout.data_root} {layout.state}"
+        # Never the whole data root: by default the spool is in it, and belongs to those who write it.
+        ours = (layout.silver, layout.warehouse, layout.quarantine.parent, layout.run_logs, layout.state)
+        paths = " ".join(shlex.quote(str(path)) for path in ours)
+        hint = f"piper ran as another user once: chown -R {_user(next(iter(owners)))} {paths}"
         return Check("permissions", Level.WARN, told, hint)
     return Check("permissions", Level.PASS, f"readers can read, the state is piper's own ({_user(next(iter(owners)))})")
 
