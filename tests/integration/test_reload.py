@@ -166,8 +166,6 @@ def test_every_setting_is_either_taken_over_or_named(tmp_path: Path) -> None:
         "compaction.hours": "always",
         "retention.silver_days": 30,
         "privacy.mask_users": True,
-        "compaction.hours": "always",
-        "retention.silver_days": 30,
         "duckdb.memory_limit": "256MB",
         "paths.raw_root": "/elsewhere/raw",
         "paths.data_root": "/elsewhere/data",
