@@ -16,7 +16,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 
 import duckdb
@@ -41,7 +42,7 @@ GRACE = timedelta(seconds=GENERATION_SECONDS)
 COMMAND_GRACE = timedelta(seconds=3)
 """The same for a command that ends then, and could not delete them later; dashboards' queries take less."""
 ROOM = 1.2
-"""A rewrite of everything needs this many times the bytes of silver free."""
+"""A rewrite needs this many times the bytes that it still has to write free."""
 _REST_SECONDS_MAX, _PAUSE_SECONDS = 60.0, 0.1
 _log = structlog.get_logger(component="privacy")
 
@@ -163,7 +164,12 @@ def _wanted(hands: Hands, state: MaskingState) -> Wanted | None:
     if not state.is_pending:
         patterns = name_patterns(_unsearched(hands.con))
         return masks_wanted(names, patterns) if patterns else None
-    users = users_of(hands.engine, hands.writer.store.layout, partitions(hands.con))
+    users: set[str] = set()
+    for partition in partitions(hands.con):
+        if partition.dataset == "events":
+            with _reading(partition):
+                users |= users_of(hands.engine, hands.writer.store.layout, partition)
+            hands.check()
     hands.in_writer(lambda writer: writer.masking.names.add(users, is_searched=False))
     failpoint("masking.named")
     return masks_wanted(names, names.patterns())
@@ -172,30 +178,42 @@ def _wanted(hands: Hands, state: MaskingState) -> Wanted | None:
 def _stage(hands: Hands, rewrite: Rewrite, wanted: Wanted | None, core_share: float) -> list[date]:
     """Write the chunks; returns the dates of what changes. Raises PiperError where a partition cannot be written."""
     changed: set[date] = set()
-    if wanted is None:
-        return []
-    every = partitions(hands.con)
-    _check_room(rewrite, sum(partition.size_bytes for partition in every))
+    every = [] if wanted is None else partitions(hands.con)
+    left, seen, written = sum(partition.size_bytes for partition in every), 0, 0
     for partition in every:
+        assert wanted is not None
         hands.check()
         started = time.monotonic()
-        try:
-            if _stage_partition(hands, rewrite, partition, wanted):
+        with _reading(partition):
+            found, paths = find(hands.engine, rewrite.store.layout, partition, wanted)
+            seen += partition.size_bytes
+            if paths:
+                written += partition.size_bytes
+                _check_room(rewrite, left * written // seen)  # as if the rest were like what was seen
+                _stage_partition(hands, rewrite, partition, found, paths, wanted)
                 changed.add(partition.event_date)
-        except duckdb.InterruptException:
-            raise
-        except (duckdb.Error, OSError) as error:
-            raise PiperError(
-                f"silver/{partition.directory} could not be rewritten: {error}",
-                hint="All of history is as it was. If a chunk is damaged, `piper rebuild` sets it aside.",
-            ) from error
+        left -= partition.size_bytes
         _rest(hands, (time.monotonic() - started) * (1 / core_share - 1))
     return sorted(changed)
 
 
-def _stage_partition(hands: Hands, rewrite: Rewrite, partition: Partition, wanted: Wanted) -> bool:
-    """Returns whether anything in it changes."""
-    found, paths = find(hands.engine, rewrite.store.layout, partition, wanted)
+@contextmanager
+def _reading(partition: Partition) -> Iterator[None]:
+    """Say which partition the ground has failed."""
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise
+    except (duckdb.Error, OSError) as error:
+        raise PiperError(
+            f"silver/{partition.directory} could not be rewritten: {error}",
+            hint="All of history is as it was. If a chunk is damaged, `piper rebuild` sets it aside.",
+        ) from error
+
+
+def _stage_partition(
+    hands: Hands, rewrite: Rewrite, partition: Partition, found: Found, paths: list[str], wanted: Wanted
+) -> None:
     if wanted.notes_words:
         _note(hands, found.words)
     for group, rows in _groups(hands.con, paths):
@@ -203,7 +221,6 @@ def _stage_partition(hands: Hands, rewrite: Rewrite, partition: Partition, wante
         if chunk is None or chunk.rows != rows:
             raise OSError(f"its chunks hold {chunk.rows if chunk else 0:,} rows, {rows:,} were sealed")
         hands.check()
-    return bool(paths)
 
 
 def _groups(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[tuple[list[str], int]]:
@@ -229,7 +246,7 @@ def _check_room(rewrite: Rewrite, size_bytes: int) -> None:
     free = shutil.disk_usage(rewrite.store.layout.silver).free
     if free < size_bytes * ROOM:
         raise PiperError(
-            f"history has {size_bytes:,} bytes to be rewritten, and only {free:,} are free on that disk",
+            f"some {size_bytes:,} bytes of history are to be rewritten, and only {free:,} are free on that disk",
             hint="Make room: old and new chunks lie side by side until readers have switched.",
         )
 

@@ -3,7 +3,7 @@
 silver      all partitions of days before a date give way to nothing, by one `Rewrite`: a reader sees all of them or
             none. Gold is brought up to date first and keeps its rows of those days for ever (`GoldStore.keep_before`).
             Keys of pruned events stay: a line that is delivered once more is a duplicate, and does not come back.
-            The files are deleted by `duties.forget`, ten minutes after readers have lost sight of them.
+            The files are deleted by `duties.forget`, once no query can need them any more.
 quarantine  day folders, and what the manifest says of their files. Counts by day and reason stay.
 run logs    day folders.
 sources     what the manifest knows of spool files that vanished.

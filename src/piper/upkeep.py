@@ -97,6 +97,7 @@ class Hands:
                 }
             )
             engine.execute("SET TimeZone = 'UTC'")
+            engine.execute("SET enable_progress_bar = false")  # on stdout, where DuckDB takes the process for a shell
             with self._lock:
                 self._engine = engine
         return self._engine

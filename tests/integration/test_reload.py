@@ -163,6 +163,8 @@ def test_every_setting_is_either_taken_over_or_named(tmp_path: Path) -> None:
         "logging.level": "debug",
         "logging.format": "text",
         "metrics.host": "localhost",
+        "compaction.hours": "always",
+        "retention.silver_days": 30,
         "privacy.mask_users": True,
         "duckdb.memory_limit": "256MB",
         "paths.raw_root": "/elsewhere/raw",

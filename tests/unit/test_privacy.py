@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
+import pytest
 from tests.support.odd_lines import dump, full_event
 from tests.support.spool_run import spool_run
 
 from piper.events.privacy import load_key, mask
+from piper.events.words import SEARCHED_NAMES_MAX
 from piper.silver.datasets import DATASETS
+from piper.silver.translation import Search
+from piper.silver.user_names import name_patterns
 
 NAMES = ("ana.lópez", "bo")
 
@@ -60,3 +65,34 @@ def test_a_mask_depends_on_the_key_and_on_the_name() -> None:
 
     assert len(masks) == 6
     assert all(text.startswith("user-") and len(text) == 21 for text in masks)
+
+
+@pytest.mark.parametrize("count", [3, 1000])
+def test_names_are_found_however_many_patterns_they_need(count: int) -> None:
+    names = [f"name{number}x" for number in range(count)]
+    search = Search(name_patterns(names))
+    query = f"SELECT {search.hits('t')} FROM (SELECT ? AS t)"
+
+    row = duckdb.execute(query, [" ".join(name.upper() for name in names)]).fetchone()
+
+    assert row is not None
+    assert set(row[0]) == {name.upper() for name in names}
+
+
+def test_whoever_invents_names_cannot_displace_those_that_were_there_before() -> None:
+    invented = [f"x{number}" for number in range(SEARCHED_NAMES_MAX)]
+
+    found = [name for pattern in name_patterns(["anna", *invented]) for name in pattern.names]
+
+    assert len(found) == SEARCHED_NAMES_MAX
+    assert "anna" in found
+
+
+def test_a_name_of_any_length_and_kind_is_masked_as_a_whole_user(tmp_path: Path) -> None:
+    names = ("--", "n" * 200, "a\x00b", " ", "user")
+    with spool_run(tmp_path, PRIVACY__MASK_USERS="true") as run:
+        run.ingest({"ws1/ana/a.jsonl": b"".join(lines_of(name, 2 * n) for n, name in enumerate(names))})
+
+        users = {row["host_user"] for row in run.rows("events")}
+    assert len(users) == len(names)
+    assert all(len(user) == 21 and user.startswith("user-") for user in users)

@@ -97,7 +97,7 @@ def show_compaction(out: Console, done: dict[str, Any]) -> None:
         *(("FAILED", f"silver/{directory}; the log says why") for directory in done["failed"]),
     ]
     if done["merges"] and not done["dry_run"]:
-        rows.append(("old chunks", "are deleted in ten minutes, by piperd or the next `piper ingest`"))
+        rows.append(("old chunks", "are deleted within a quarter of an hour, by piperd or runs of `piper ingest`"))
     title = "would be compacted" if done["dry_run"] else f"compacted by {done['by']} in {done['seconds']:.2f} s"
     facts(out, title, rows)
 

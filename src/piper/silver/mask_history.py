@@ -64,17 +64,13 @@ def names_wanted(names: UserNames) -> Wanted:
     return Wanted([pattern_of(MASK)], is_known, is_known, translation, notes_words=False)
 
 
-def users_of(con: duckdb.DuckDBPyConnection, layout: Layout, partitions: Iterable[Partition]) -> set[str]:
-    """Every user and user directory in the events of these partitions that is no mask."""
-    users: set[str] = set()
-    for partition in partitions:
-        if partition.dataset == "events":
-            rows = _rows(layout, DATASETS["events"], partition.paths, "host_user, source_file")
-            found = con.execute(
-                f"SELECT host_user FROM ({rows}) UNION SELECT split_part(source_file, '/', 2) FROM ({rows})"
-            ).fetchall()
-            users |= {user for (user,) in found if user and not is_mask(user)}
-    return users
+def users_of(con: duckdb.DuckDBPyConnection, layout: Layout, partition: Partition) -> set[str]:
+    """Every user and user directory in a partition of events that is no mask."""
+    rows = _rows(layout, DATASETS["events"], partition.paths, "host_user, source_file")
+    found = con.execute(
+        f"SELECT host_user FROM ({rows}) UNION SELECT split_part(source_file, '/', 2) FROM ({rows})"
+    ).fetchall()
+    return {user for (user,) in found if user and not is_mask(user)}
 
 
 def find(

@@ -154,12 +154,14 @@ def translation_of_parsed(
     """
     search = Search(names.patterns())
     con.execute(
-        f"""CREATE OR REPLACE TABLE work.mentions AS SELECT event_id, text, json
+        f"""CREATE OR REPLACE TABLE work.mentioned AS SELECT event_id, text, json
         FROM (SELECT event_id, {together(_FRESH_TEXTS)} AS text, {together(JSON)} AS json
             FROM parsed WHERE verdict IS NULL)
         WHERE {search.is_hit("text", "json")}"""
     )
-    words = found_words(con, search, "work.mentions", "SELECT DISTINCT source_file FROM parsed")
+    words = found_words(con, search, "work.mentioned", "SELECT DISTINCT source_file FROM parsed")
+    con.execute("CREATE OR REPLACE TABLE work.mentions AS SELECT event_id FROM work.mentioned")
+    con.execute("DROP TABLE work.mentioned")  # its texts need memory that the commit will want
     add(words)
     translation = masking(names, Found(frozenset(words), frozenset(users)))
     translation.prepare(con, "SELECT source_file FROM parsed WHERE verdict IS NULL")

@@ -85,7 +85,7 @@ def _is_program(column: str) -> str:
 def searched_parts(source_file: str) -> str:
     """SQL: what of a source_file is searched for words: the user directory is a name as a whole."""
     parts = f"string_split({source_file}, '/')"
-    return f"concat_ws(chr(10), {parts}[1], array_to_string({parts}[3:], '/'))"
+    return f"{parts}[1] || '{_SEPARATOR}' || array_to_string({parts}[3:], '/')"
 
 
 class Search:
@@ -164,12 +164,13 @@ class Translation:
         finally:
             con.unregister("translated_users")
         if source_files is not None:
-            host, user, file = (self.text(part) for part in ("parts[1]", "parts[2]", "array_to_string(parts[3:], '/')"))
+            parts = f"string_split({self.text(searched_parts('source_file'))}, '{_SEPARATOR}')"
             con.execute(
                 f"""CREATE OR REPLACE TABLE work.file_forms AS
-                SELECT source_file AS name, {host} || '/' || coalesce(u.other, {user}) || '/' || {file} AS other
-                FROM (SELECT DISTINCT source_file, string_split(source_file, '/') AS parts FROM ({source_files}))
-                LEFT JOIN work.user_forms AS u ON u.name = parts[2]"""
+                SELECT source_file AS name, parts[1] || '/' || coalesce(u.other, person) || '/' || parts[2] AS other
+                FROM (SELECT DISTINCT source_file, split_part(source_file, '/', 2) AS person, {parts} AS parts
+                    FROM ({source_files}))
+                LEFT JOIN work.user_forms AS u ON u.name = person"""
             )
 
     def text(self, value: str, otherwise: str | None = None) -> str:

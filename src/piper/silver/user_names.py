@@ -32,7 +32,8 @@ class UserNames:
     def __init__(self, con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         """Load them, and bring table and file in step. `con`: the store's own connection."""
         self._con, self._path = con, layout.state / FILE
-        self._patterns: list[Pattern] | None = None
+        self._patterns: tuple[dict[str, str], list[Pattern]] = ({}, [])
+        """And the names that they find: another thread may have asked for them just before a name was added."""
         self._key = load_key(layout.state)
         self.by_mask: dict[str, str] = dict(con.execute("SELECT mask, name FROM user_names").fetchall())
         kept = _read(self._path)
@@ -64,9 +65,11 @@ class UserNames:
 
     def patterns(self) -> list[Pattern]:
         """What finds every name, in any case."""
-        found = self._patterns
-        if found is None:
-            self._patterns = found = name_patterns(self.by_mask.values())
+        names = self.by_mask
+        known, found = self._patterns
+        if known is not names:
+            found = name_patterns(names.values())
+            self._patterns = names, found
         return found
 
     def _insert(self, new: dict[str, str], *, is_searched: bool) -> None:
@@ -78,8 +81,7 @@ class UserNames:
             self._con.execute("INSERT INTO user_names SELECT name, mask, ? FROM new_names", [is_searched])
         finally:
             self._con.unregister("new_names")
-        self.by_mask |= new
-        self._patterns = None
+        self.by_mask = self.by_mask | new  # a new one: other threads go through the old one
 
 
 def is_mask(text: str) -> bool:
