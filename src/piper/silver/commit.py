@@ -327,6 +327,10 @@ SOURCE_COLUMNS = (
 )  # fmt: skip
 
 
+_INT64_MAX = 2**63 - 1
+"""Nanoseconds of the year 2262: everyone can `touch` a file into a later one."""
+
+
 def _source_table(sources: Sequence[Source], checkpoints: dict[Source, Checkpoint]) -> pa.Table:
     at = [
         checkpoints.get(s) or Checkpoint(s.offset, s.lines, s.head, s.head_bytes, s.guard, s.guard_bytes)
@@ -347,7 +351,7 @@ def _source_table(sources: Sequence[Source], checkpoints: dict[Source, Checkpoin
             "guard": pa.array([c.guard for c in at], pa.binary()),
             "guard_bytes": pa.array([c.guard_bytes for c in at], pa.int32()),
             "size": pa.array([s.size for s in sources], pa.int64()),
-            "mtime_ns": pa.array([s.mtime_ns for s in sources], pa.int64()),
+            "mtime_ns": pa.array([min(max(s.mtime_ns, -_INT64_MAX), _INT64_MAX) for s in sources], pa.int64()),
             "vanished": pa.array([s.vanished for s in sources], pa.bool_()),
             "fragment": pa.array([s.fragment for s in sources], pa.binary()),
             "doubt": pa.array([d.doubt.value if d else None for d in doubts], pa.string()),

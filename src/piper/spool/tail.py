@@ -17,6 +17,10 @@ from piper.spool.track import Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
 
 
+SLICE_LINES_MAX = 50_000
+"""No slice has (many) more lines, however short they are: what parsing one costs is bounded by both."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What one or more slices read and one commit makes durable."""
@@ -112,14 +116,14 @@ class Tailer:
         No source gets more than one turn of `turn_bytes` before every other ready one had its own.
         """
         tracker, ledger = self._tracker, self._tracker.ledger
-        first, size = len(batch.spans), 0
+        first, size, lines = len(batch.spans), 0, batch.lines
         for source in list(tracker.ready):
             del tracker.ready[source]
             self._progress()
             turn = take_turn(self._root, source, batch.checkpoints.get(source), self._limits)
             self._settle(source, turn, batch)
             size += turn.bytes_read
-            if size >= slice_bytes:
+            if size >= slice_bytes or batch.lines - lines >= SLICE_LINES_MAX:
                 break
         batch.skips.extend(ledger.lost)
         ledger.lost.clear()
