@@ -1,6 +1,6 @@
-"""Real lines, mangled by chance: bytes flipped, structure moved, numbers and texts spelled otherwise. One seed, one line.
+"""Real lines, mangled by chance: bytes flipped, structure moved, numbers and texts spelled otherwise.
 
-Everything comes from a seed, so that a failure comes again.
+One seed, one line. Everything comes from a seed, so that a failure comes again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _NUMBERS = (
     "1 0", "--1", "1.5.5", "٣", "true", "null", "nul", "True",
 )  # fmt: skip
 _ESCAPES = (
-    "\\u0000", "\\u000a", "\\u00e9", "\\u2028", "\\ud800", "\\udc00", "\\ud83d\\ude00", "\\ud83d\\u0041", "\\ude00\\ud83d",
+    "\\u0000", "\\u000a", "\\u00e9", "\\u2028", "\\ud800", "\\udc00", "\\ud83d\\ude00", "\\ud83d\\u0041",
+    "\\ude00\\ud83d",
     "\\u12", "\\uZZZZ", "\\U0041", "\\x41", "\\n", "\\/", "\\'", "\\", "\\\\", '\\"', "\\b\\f\\r\\t", "\x00", "\x01",
     "\x1f", "\x7f", "\x85", "\u2028", "\ufeff", "\U0001f600", "é",
 )  # fmt: skip

@@ -26,6 +26,7 @@ from piper.files import sql_literal
 from piper.silver.commit import REJECTION_KEY
 from piper.spool.discover import scan_spool
 from piper.spool.identity import Checkpoint, Doubt, Source, display_path
+from piper.spool.open import look_at
 from piper.spool.tail import SLICE_LINES_MAX
 from piper.spool.turn import SAMPLE_BYTES, Limits, Outcome, Skip, Span, take_turn
 from piper.upkeep import Hands
@@ -190,8 +191,8 @@ class _Reader:
     def _pieces(self, path: bytes, limit: int | None) -> Iterator[Span | Skip]:
         """Complete lines from the beginning, up to `limit`; and what is no line."""
         try:
-            status = os.lstat(self._root + b"/" + path)
-        except FileNotFoundError:
+            status = look_at(self._root, path)
+        except (FileNotFoundError, NotADirectoryError):
             return
         source = Source(path=path, device=status.st_dev, inode=status.st_ino)
         at: Checkpoint | None = None

@@ -30,6 +30,7 @@ from piper.silver.masking import read_state
 from piper.silver.store import translate, utc_now
 from piper.spool.discover import scan_spool
 from piper.spool.identity import display_path
+from piper.spool.open import open_to_read
 from piper.writer import Writer
 
 LOOKS_MAX = 1000
@@ -228,7 +229,7 @@ def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> tuple[dict
         if status.st_size > known.get(status.st_ino, 0)
     }
     if len(grown) <= LOOKS_MAX:
-        grown = {path: item for path, item in grown.items() if _has_line(os.fsencode(raw_root) + b"/" + path, item[1])}
+        grown = {path: item for path, item in grown.items() if _has_line(os.fsencode(raw_root), path, item[1])}
     now = time.time()
     waiting = [
         Unread(display_path(path), status.st_size - offset, max(0.0, now - status.st_mtime))
@@ -238,10 +239,10 @@ def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> tuple[dict
     return spool, by_host(waiting)
 
 
-def _has_line(path: bytes, offset: int) -> bool:
+def _has_line(root: bytes, path: bytes, offset: int) -> bool:
     """Whether a line ends after `offset`; a file that cannot be looked at counts as unread."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_to_read(root, path)
     except OSError:
         return True
     try:

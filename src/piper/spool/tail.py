@@ -16,7 +16,6 @@ from piper.spool.ledger import Observed
 from piper.spool.track import Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
 
-
 SLICE_LINES_MAX = 50_000
 """No slice has (many) more lines, however short they are: what parsing one costs is bounded by both."""
 

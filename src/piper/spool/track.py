@@ -19,9 +19,10 @@ import stat
 from collections.abc import Callable, Iterable
 
 from piper.spool.discover import Scan, is_spool_path, scan_spool
-from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path, open_to_read
+from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path
 from piper.spool.index import SourceIndex
 from piper.spool.ledger import Ledger
+from piper.spool.open import look_at, open_to_read
 
 DOUBT_SECONDS = {Doubt.SHRUNK: 90.0, Doubt.CHANGED: 3.0, Doubt.GONE: 120.0, Doubt.NUL: 30.0}
 """How long a doubt must last before it is believed; NFS attribute caches are stale for up to a minute."""
@@ -100,7 +101,7 @@ class Tracker:
         """Look at one file because somebody said that it changed: a hint, so errors and absence mean nothing."""
         if is_spool_path(path):
             try:
-                status = os.lstat(self._root_bytes + b"/" + path)
+                status = look_at(self._root_bytes, path)
             except OSError:
                 return
             self.see(path, status)
@@ -110,7 +111,7 @@ class Tracker:
         source = self.sources.at(path)
         if source is not None and status.st_ino == source.inode:
             self._observe(source, status)
-        elif stat.S_ISREG(status.st_mode) and self._is_inside(path):
+        elif stat.S_ISREG(status.st_mode):
             self._take_in_file(path, status)
 
     # ---- what a turn found ---------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Tracker:
         if self.sources.at(source.path) is not source:
             return  # it lost that name, and what stands there is not its own; the scans decide what became of it
         try:
-            status = os.lstat(self._root_bytes + b"/" + source.path)
+            status = look_at(self._root_bytes, source.path)
         except OSError:
             return
         other = self.sources.moved_here(source.path, status) if status.st_ino == source.inode else None
@@ -272,7 +273,7 @@ class Tracker:
     def _look_closely(self, source: Source) -> None:
         """Look through a fresh open: over NFS a bare stat may be a minute old."""
         try:
-            fd = open_to_read(self._root_bytes + b"/" + source.path)
+            fd = open_to_read(self._root_bytes, source.path)
         except OSError:
             self.look(source.path)
             return
@@ -281,12 +282,6 @@ class Tracker:
         finally:
             os.close(fd)
         self.see(source.path, status)
-
-    def _is_inside(self, path: bytes) -> bool:
-        """Whether no directory on the way to a newly reported file is a symbolic link."""
-        parent = os.path.dirname(path)  # noqa: PTH120 - bytes
-        base = os.path.realpath(self._root_bytes)
-        return os.path.realpath(base + b"/" + parent) == os.path.normpath(base + b"/" + parent)
 
     # ---- inside: what is believed --------------------------------------------------------------------------------
 

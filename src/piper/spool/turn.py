@@ -29,8 +29,8 @@ from piper.spool.identity import (
     Source,
     fingerprint,
     head_holds,
-    open_to_read,
 )
+from piper.spool.open import open_to_read
 
 SAMPLE_BYTES = 64 * 1024
 """How much of an over-long line is kept."""
@@ -147,7 +147,7 @@ def take_turn(root: bytes, source: Source, start: Checkpoint | None, limits: Lim
     the walk through an over-long line), never what is committed.
     """
     try:
-        fd = open_to_read(root + b"/" + source.path)
+        fd = open_to_read(root, source.path)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return Turn(Outcome.GONE)
