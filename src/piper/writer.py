@@ -119,6 +119,7 @@ class Writer:
         self.masking = Masking(store, is_on=settings.privacy.mask_users, now=clock.now())
         self.masking.note_sources(self.tailer.sources)
         self.totals = Totals()
+        self._progress = progress
         self.pace = Pace(clock.monotonic)
         self._tail_rows, self._tail_bytes = store.tail_rows(), store.tail_bytes()
         self._long_bytes = 0
@@ -386,6 +387,7 @@ class Writer:
                 seal=seal,
                 fresh_rows=batch.lines > 0,
                 projection=self.masking.projection_sql,
+                progress=self._progress,
             )
         except BaseException:
             self.tailer.abandon(batch)
@@ -431,4 +433,8 @@ class Writer:
                 self.metrics.file_event(kind, count - logged)
         if observed.lost_bytes:
             self.metrics.lost_bytes(observed.lost_bytes)
-        self.metrics.backlog(*self.tailer.backlog())
+        for code, count in observed.errors.items():
+            self.metrics.spool_error(code, count)
+        tailer = self.tailer
+        self.metrics.spool_state(unreadable=len(tailer.unreadable), special=tailer.special, doubtful=tailer.doubtful)
+        self.metrics.backlog(*tailer.backlog())

@@ -33,6 +33,7 @@ class Scan:
     directories: int = 0
     root_error: str = ""
     """Why the whole spool could not be seen; empty when it could."""
+    root_errno: int = 0
 
     def saw(self, path: bytes) -> bool:
         """Whether `path` lay in a part of the tree that this scan could list: only then is its absence evidence."""
@@ -75,7 +76,8 @@ def scan_spool(root: str, progress: Callable[[], None] = lambda: None) -> Scan:
                         scan.failed[relative or path] = error.errno or 0
         except OSError as error:
             if not relative:
-                return Scan(root_error=f"{root}: {error.strerror or errno.errorcode.get(error.errno or 0, 'error')}")
+                why = error.strerror or errno.errorcode.get(error.errno or 0, "error")
+                return Scan(root_error=f"{root}: {why}", root_errno=error.errno or 0)
             scan.failed[relative] = error.errno or 0
         scan.directories += bool(relative)
     return scan

@@ -90,6 +90,21 @@ class Tailer:
         """What happened since the last `drain_observed()`."""
         return self._tracker.ledger.observed
 
+    @property
+    def unreadable(self) -> list[bytes]:
+        """Paths of files and directories that cannot be read now, sorted."""
+        return self._tracker.unreadable_paths
+
+    @property
+    def special(self) -> int:
+        """How many links, pipes and the like stand where input would."""
+        return self._tracker.special_paths
+
+    @property
+    def doubtful(self) -> int:
+        """Files that look cut, replaced, gone or full of NUL bytes and are not believed to be yet."""
+        return self._tracker.doubtful
+
     def scan(self) -> Scan:
         """Walk the whole spool: the truth about which files exist. Cheap enough once a minute."""
         return self._tracker.scan()

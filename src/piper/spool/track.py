@@ -62,6 +62,7 @@ class Tracker:
         self._hot: dict[Source, None] = {}
         self._suspects: set[Source] = set()
         self._vanished: dict[Source, float] = {}
+        self._unreadable: set[Source] = set()
         self._reported: set[bytes] = set()
         self._failed: dict[bytes, int] = {}
         for source in known:
@@ -75,6 +76,8 @@ class Tracker:
         if not scan.root_error and not scan.directories and not all(source.vanished for source in self.sources):
             scan.root_error = f"{self._root} is empty although {len(self.sources)} files are known: not mounted?"
         self.error = scan.root_error
+        for code in scan.failed.values() if not scan.root_error else [scan.root_errno]:
+            self.ledger.observed.error(code)
         if not scan.root_error:
             self._report(scan)
             self._take_in(scan)
@@ -114,11 +117,27 @@ class Tracker:
         elif stat.S_ISREG(status.st_mode):
             self._take_in_file(path, status)
 
+    @property
+    def unreadable_paths(self) -> list[bytes]:
+        """Files and directories that could not be read at the last look at each."""
+        return sorted([*self._failed, *(source.path for source in self._unreadable)])
+
+    @property
+    def special_paths(self) -> int:
+        """How many things that are not read stand where input would."""
+        return len(self._reported)
+
+    @property
+    def doubtful(self) -> int:
+        """Files whose identity, size or presence is in doubt."""
+        return len(self._suspects)
+
     # ---- what a turn found ---------------------------------------------------------------------------------------
 
     def trust(self, source: Source) -> None:
         """An open file was `source` beyond doubt."""
         source.known_bytes, source.error = source.size, 0
+        self._unreadable.discard(source)
         if source.suspicion is not None and source.suspicion.doubt is not Doubt.NUL:
             self._clear_doubt(source)
 
@@ -136,6 +155,8 @@ class Tracker:
 
     def unreadable(self, source: Source, code: int) -> None:
         """It could not be opened or read. Reported once until it can; every look tries again."""
+        self.ledger.observed.error(code)
+        self._unreadable.add(source)
         if source.error != code:
             source.error = code
             self.ledger.observed.event("io_error", source.path, errno.errorcode.get(code, str(code)))
@@ -296,6 +317,7 @@ class Tracker:
         self.ledger.lose(source, max(source.size, source.known_bytes))
         self._clear_doubt(source)
         source.vanished = True
+        self._unreadable.discard(source)
         self._vanished[source] = self._utc()
         self.sources.displaced.discard(source)
         self._hot.pop(source, None)
