@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 WRITERS = 50
 POLL_SECONDS = 0.05
 GIVE_UP_SECONDS = 120.0
-LIVE = "session_id LIKE '00000000-0000-0000-0000-%'"
-EVENTS = f"""SELECT event_date, count(*) AS events, count(DISTINCT event_id) AS ids,
-    bit_xor(hash(COLUMNS(* EXCLUDE (ingested_at_utc, source_file, source_offset, source_line))))
-    FROM silver_events WHERE NOT {LIVE} GROUP BY event_date ORDER BY event_date"""
-DOMAIN = "SELECT event_date, count(*), bit_xor(hash(COLUMNS(*))) FROM silver_{} WHERE {} GROUP BY ALL ORDER BY ALL"
+LIVE = "host_user LIKE 'artist0%'"
+EVENTS = f"""SELECT event_date, count(*), count(DISTINCT event_id), bit_xor(hash(event))
+    FROM (SELECT * EXCLUDE (ingested_at_utc, source_file, source_offset, source_line) FROM silver_events) AS event
+    WHERE NOT {LIVE} GROUP BY event_date ORDER BY event_date"""
+DOMAIN = "SELECT event_date, count(*), bit_xor(hash(event)) FROM silver_{} AS event WHERE {} GROUP BY ALL ORDER BY ALL"
 
 
 class Live:
