@@ -66,9 +66,9 @@ def _scope(start: datetime | None, end: datetime | None, *, everything: bool) ->
     if start is None:
         raise UsageError("which days?", hint="Give --start DATE and --end DATE (both included), or --all.")
     first, last = start.date(), end.date() if end else today
+    _check_not_future(max(first, last), today)
     if first > last:
         raise UsageError(f"--start {first} is after --end {last}", hint="Both days are included.")
-    _check_not_future(max(first, last), today)
     return Scope(first, last)
 
 
