@@ -30,7 +30,7 @@ from piper import __version__
 from piper.duties import daemon_duties
 from piper.errors import DataRootError, PiperError
 from piper.failpoints import failpoint
-from piper.files import ensure_writable
+from piper.files import ensure_writable, narrow_umask
 from piper.gold.models import load_models
 from piper.layout import Layout
 from piper.ops.control import serve_control
@@ -77,6 +77,7 @@ def run(load: Callable[[], LoadedSettings]) -> int:
     faulthandler.enable()  # a watchdog that kills a hung process leaves every thread's stack in the log
     settings = load().settings
     layout = Layout.of(settings)
+    narrow_umask()
     ensure_writable(layout.data_root, "data root")
     configure_logging(settings.logging.level, settings.logging.format, RunLog(layout.data_root, "piperd"))
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from piper.errors import EX_FAILURE, EX_OK, EX_USAGE, PiperError
+from piper.ops.terminal import printable
 
 EX_INTERRUPTED = 130
 """128 + SIGINT, as shells show it."""
@@ -63,7 +64,7 @@ def _nobody_reads() -> int:
 
 
 def _fail(error: PiperError, *, as_json: bool) -> int:
-    sys.stderr.write(f"piper: {error}\n")
+    sys.stderr.write(f"piper: {printable(str(error))}\n")
     if as_json:
         print_json({"error": {"message": error.message, "hint": error.hint}})
         sys.stdout.flush()

@@ -14,6 +14,14 @@ from piper.errors import DataRootError
 
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
+UMASK = 0o027
+
+
+def narrow_umask() -> None:
+    """Let this process make nothing that others could open, whatever umask it was started with, DuckDB's files and
+    half-written ones included; a narrower umask stays. Call it before there are threads.
+    """
+    os.umask(os.umask(UMASK) | UMASK)
 
 
 def fsync_path(path: Path) -> None:

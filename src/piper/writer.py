@@ -42,6 +42,11 @@ SLICE_BYTES = 16 * 1024 * 1024
 """Bytes that are parsed at a time; a batch is one or more slices."""
 TURN_BYTES = 4 * 1024 * 1024
 """Bytes that one file gets before every other file with news had its turn."""
+LONG_LINE_BYTES = 16 * 1024
+LONG_LINES_BYTES_MAX = 32 * 1024 * 1024
+"""Bytes of a batch in lines over LONG_LINE_BYTES: DuckDB holds each of their values several times over."""
+TAIL_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of lines that make the tail be sealed, few as its rows may be: each publish copies all of it."""
 
 
 @dataclass(slots=True)
@@ -114,8 +119,10 @@ class Writer:
         self.masking = Masking(store, is_on=settings.privacy.mask_users, now=clock.now())
         self.masking.note_sources(self.tailer.sources)
         self.totals = Totals()
+        self._progress = progress
         self.pace = Pace(clock.monotonic)
-        self._tail_rows = store.tail_rows()
+        self._tail_rows, self._tail_bytes = store.tail_rows(), store.tail_bytes()
+        self._long_bytes = 0
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
         self._gold_is_published = True
@@ -182,6 +189,7 @@ class Writer:
             return None
         started = time.perf_counter()
         seal = self._tail_rows + batch.lines >= self.settings.ingest.seal_events_max
+        seal = seal or self._tail_bytes + batch.bytes >= TAIL_BYTES_MAX
         done = self._commit(batch, rejections, seal=seal or self.tail_is_old)
         self._count(batch, done, time.perf_counter() - started)
         return done
@@ -322,6 +330,7 @@ class Writer:
     def _gather(self) -> tuple[Batch, list[Rejection]]:
         """Read slices until nothing is ready or the batch is full; each is parsed while the next ones are read."""
         batch, rejections = Batch(), []
+        self._long_bytes = 0
         self._parser.begin()
         started = time.perf_counter()
         read_seconds = 0.0
@@ -346,7 +355,12 @@ class Writer:
 
     def _is_full(self, batch: Batch) -> bool:
         limits = self.settings.ingest
-        return not self.tailer.ready or batch.bytes >= limits.batch_bytes_max or batch.lines >= limits.batch_events_max
+        return (
+            not self.tailer.ready
+            or batch.bytes >= limits.batch_bytes_max
+            or batch.lines >= limits.batch_events_max
+            or self._long_bytes >= LONG_LINES_BYTES_MAX
+        )
 
     def _read_slice(self, batch: Batch) -> tuple[Lines | None, float]:
         """The next slice, split into lines, and the seconds it took."""
@@ -355,8 +369,13 @@ class Writer:
             room = max(1, self.settings.ingest.batch_bytes_max - batch.bytes)
             spans = self.tailer.read(batch, min(SLICE_BYTES, room))
             batch.spans.clear()  # parsed slice by slice: a batch must not keep all its bytes in memory
-            if spans or self._is_full(batch):
-                return (split(spans) if spans else None), time.perf_counter() - started
+            if spans:
+                lines = split(spans)
+                sizes = lines.ends - lines.starts
+                self._long_bytes += int(sizes[sizes > LONG_LINE_BYTES].sum())
+                return lines, time.perf_counter() - started
+            if self._is_full(batch):
+                return None, time.perf_counter() - started
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
@@ -368,15 +387,17 @@ class Writer:
                 seal=seal,
                 fresh_rows=batch.lines > 0,
                 projection=self.masking.projection_sql,
+                progress=self._progress,
             )
         except BaseException:
             self.tailer.abandon(batch)
             raise
         self.tailer.applied(batch)
         if seal:
-            self._tail_rows, self._tail_since = 0, None
+            self._tail_rows, self._tail_bytes, self._tail_since = 0, 0, None
         elif done.accepted:
             self._tail_rows += done.accepted
+            self._tail_bytes += batch.bytes
             self._tail_since = self._tail_since or self.clock.monotonic()
         return done
 
@@ -412,4 +433,8 @@ class Writer:
                 self.metrics.file_event(kind, count - logged)
         if observed.lost_bytes:
             self.metrics.lost_bytes(observed.lost_bytes)
-        self.metrics.backlog(*self.tailer.backlog())
+        for code, count in observed.errors.items():
+            self.metrics.spool_error(code, count)
+        tailer = self.tailer
+        self.metrics.spool_state(unreadable=len(tailer.unreadable), special=tailer.special, doubtful=tailer.doubtful)
+        self.metrics.backlog(*tailer.backlog())

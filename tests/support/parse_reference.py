@@ -19,12 +19,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from tests.support import gold_reference as raw
+
+sys.set_int_max_str_digits(0)  # JSON has integers of any length
 
 Row = dict[str, Any]
 LINE_BYTES_MAX = 1 << 20

@@ -72,7 +72,7 @@ def test_every_series_of_a_closed_set_exists_as_zero_before_anything_happened(me
 def test_no_metric_has_a_label_that_people_on_the_spool_could_choose() -> None:
     names = {name for metric in METRICS for name in metric.labels}
     assert names <= {
-        "kind", "group", "reason", "stage", "model", "result", "dataset", "duty",
+        "kind", "group", "reason", "stage", "model", "result", "dataset", "duty", "errno",
         "version", "duckdb_version", "python_version",
     }  # fmt: skip
 

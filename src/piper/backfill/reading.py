@@ -26,6 +26,8 @@ from piper.files import sql_literal
 from piper.silver.commit import REJECTION_KEY
 from piper.spool.discover import scan_spool
 from piper.spool.identity import Checkpoint, Doubt, Source, display_path
+from piper.spool.open import look_at
+from piper.spool.tail import SLICE_LINES_MAX
 from piper.spool.turn import SAMPLE_BYTES, Limits, Outcome, Skip, Span, take_turn
 from piper.upkeep import Hands
 from piper.writer import Writer
@@ -160,7 +162,7 @@ class _Reader:
         self._skips: list[Skip] = []
         self._places: dict[str, int] = {}
         self._finished: list[int] = []
-        self._bytes = 0
+        self._bytes = self._lines = 0
         self.unreadable: list[str] = []
 
     def read(self, place: int, path: bytes, limit: int | None) -> None:
@@ -172,7 +174,8 @@ class _Reader:
                 continue
             self._spans.append(piece)
             self._bytes += len(piece.data)
-            if self._bytes >= SLICE_BYTES:
+            self._lines += piece.lines
+            if self._bytes >= SLICE_BYTES or self._lines >= SLICE_LINES_MAX:
                 self.flush()
         self._finished.append(place)
 
@@ -183,13 +186,13 @@ class _Reader:
             parse_into(self._bench, self._hands, self._spans, self._skips, self._places, self._finished)
         elif self._finished:
             _finish(self._bench, self._finished)
-        self._spans, self._skips, self._finished, self._bytes = [], [], [], 0
+        self._spans, self._skips, self._finished, self._bytes, self._lines = [], [], [], 0, 0
 
     def _pieces(self, path: bytes, limit: int | None) -> Iterator[Span | Skip]:
         """Complete lines from the beginning, up to `limit`; and what is no line."""
         try:
-            status = os.lstat(self._root + b"/" + path)
-        except FileNotFoundError:
+            status = look_at(self._root, path)
+        except (FileNotFoundError, NotADirectoryError):
             return
         source = Source(path=path, device=status.st_dev, inode=status.st_ino)
         at: Checkpoint | None = None

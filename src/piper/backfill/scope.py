@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from os import stat_result
 
 WRITTEN_SLACK = timedelta(days=7)
 BEGUN_SLACK = timedelta(days=2)
+_EPOCH = date(1970, 1, 1)
 _STAMP = re.compile(rb"(\d{8}T\d{6})Z")
 
 
@@ -51,11 +52,11 @@ class Scope:
 
     def can_hold(self, name: bytes, status: stat_result) -> bool:
         """Whether a file can hold events of these days."""
-        written = datetime.fromtimestamp(status.st_mtime, UTC).date()
-        if self.start is not None and written + WRITTEN_SLACK < self.start:
+        # Differences only: a file can say that it was written, or begun, at a time that a date less a week cannot be.
+        if self.start is not None and status.st_mtime < (self.start - _EPOCH - WRITTEN_SLACK).total_seconds():
             return False
         begun = _begun(name)
-        return self.end is None or begun is None or begun - BEGUN_SLACK <= self.end
+        return self.end is None or begun is None or begun - self.end <= BEGUN_SLACK
 
 
 def in_order(files: Mapping[bytes, stat_result]) -> list[bytes]:

@@ -71,8 +71,11 @@ def globals_of(ctx: typer.Context) -> Globals:
 
 def settings_of(ctx: typer.Context, *, run_log: str | None = None) -> Settings:
     """The settings; logging is set up by them. `run_log` names the run log file of a command that does work."""
+    from piper.files import narrow_umask
     from piper.ops.logging import RunLog, configure_logging
 
+    if run_log is not None:
+        narrow_umask()
     settings = globals_of(ctx).load().settings
     on_terminal = sys.stderr.isatty()
     quiet = run_log is None or on_terminal

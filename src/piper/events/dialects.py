@@ -112,6 +112,16 @@ def _violation_of(entry: EventType) -> str:
     return f"WHEN '{entry.name}' THEN CASE WHEN status NOT IN ({statuses}) THEN 'status' {checks} END"
 
 
+def _demanded(part: str) -> list[str]:
+    """Every field of `part` ("payload.") that the registry asks for, under each of its names."""
+    demanded = [
+        *(f"payload.{name}" for entry in EVENT_TYPES.values() for name in entry.payload_fields),
+        *(f"metrics.{name}" for entry in EVENT_TYPES.values() for name in entry.metrics_fields),
+    ]
+    names = dict.fromkeys(name for field in demanded for name in ALTERNATIVES.get(field, (field,)))
+    return [name for name in names if name.startswith(part)]
+
+
 def _quoted(values: tuple[str, ...] | list[str]) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
@@ -142,7 +152,15 @@ def parse_sql() -> str:
 @cache
 def shapes_sql() -> str:
     """The statement of `sql/shapes.sql`: the registry's demands on each shape of events."""
-    return _filled("shapes.sql", violations=" ".join(_violation_of(entry) for entry in EVENT_TYPES.values()))
+    payload, metrics = _demanded("payload."), _demanded("metrics.")
+    return _filled(
+        "shapes.sql",
+        violations=" ".join(_violation_of(entry) for entry in EVENT_TYPES.values()),
+        payload_fields=_quoted(payload),
+        metrics_fields=_quoted(metrics),
+        payload_paths=_quoted([f"$.{name.removeprefix('payload.')}" for name in payload]),
+        metrics_paths=_quoted([f"$.{name.removeprefix('metrics.')}" for name in metrics]),
+    )
 
 
 def _filled(name: str, **fragments: str) -> str:

@@ -71,6 +71,7 @@ def _of_status(status: dict[str, Any]) -> list[Check]:
         standing.check_backlog(status),
         standing.check_quarantine(status),
         standing.check_lost(status),
+        standing.check_spool_files(status),
         standing.check_privacy(status),
     ]
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from piper.ops import screen
 from piper.ops.results import shown
+from piper.ops.terminal import spelled_json
 from piper.silver.datasets import DATASETS
 
 MESSAGE_CHARACTERS = 200
@@ -59,4 +60,4 @@ def as_json(event: Mapping[str, Any]) -> str:
         elif name in {"payload", "metrics"} and value is not None:
             value = orjson.Fragment(value)
         record[name] = value
-    return orjson.dumps(record, default=str).decode()
+    return spelled_json(orjson.dumps(record, default=str).decode())

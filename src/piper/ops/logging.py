@@ -36,6 +36,8 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor, WrappedLogger
 
+from piper.ops.terminal import printable, spelled_json
+
 RETRY_AFTER = timedelta(seconds=60)
 """How long a run log that failed is left alone."""
 
@@ -312,9 +314,10 @@ def _with_head(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> E
 
 def _to_json(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
     try:
-        return orjson.dumps(event_dict, default=_text_of, option=orjson.OPT_NON_STR_KEYS).decode()
+        line = orjson.dumps(event_dict, default=_text_of, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:  # lone surrogates, integers beyond 64 bits, circles: rare, so only then is each value looked at
-        return orjson.dumps(_encodable(event_dict)).decode()
+        line = orjson.dumps(_encodable(event_dict))
+    return spelled_json(line.decode())
 
 
 def _encodable(value: object, depth: int = 0) -> object:
@@ -345,21 +348,15 @@ def _text_of(value: object) -> str:
 def _only_printable(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """Escape what would steer a terminal: a file name on the spool can hold any control character."""
     return {
-        key: value if key == "exc_info" or isinstance(value, int | float) else _printable(_text_of(value))
+        key: value if key == "exc_info" or isinstance(value, int | float) else printable(_text_of(value), keep="")
         for key, value in event_dict.items()
     }
-
-
-def _printable(text: str, keep: str = "") -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain_traceback(out: TextIO, exc_info: ExcInfo) -> None:
     text = StringIO()
     traceback.print_exception(*exc_info, file=text, limit=-_FRAMES_MAX)
-    out.write(_printable(_text_of(text.getvalue()), keep="\n\t"))
+    out.write(printable(_text_of(text.getvalue()), keep="\n\t"))
 
 
 __all__ = [

@@ -14,6 +14,7 @@ seconds; a timestamp of 0 means "not since this process started".
 
 from __future__ import annotations
 
+import errno
 import itertools
 import platform
 import threading
@@ -37,6 +38,10 @@ from piper.ops.health import Health
 
 EVENT_GROUPS: Final = ("publish", "tool", "farm", "render", "storage", "other")
 FILE_EVENTS: Final = ("renamed", "truncated", "replaced", "vanished", "special", "io_error", "nul_deferred")
+ERRNOS: Final = (
+    "ENOENT", "EACCES", "EPERM", "EIO", "ESTALE", "ENOTDIR", "ELOOP", "EMFILE", "ENFILE", "ENAMETOOLONG", "EAGAIN",
+    "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "other",
+)  # fmt: skip
 REJECTION_REASONS: Final = (
     "invalid_utf8",
     "invalid_json",
@@ -79,6 +84,7 @@ STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
 PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
 DUTIES: Final = ("forget", "mask", "clean", "backfill", "compact", "prune")
 
+OLD_SECONDS: Final = 366 * 86_400
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _GOLD_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAG_BUCKETS: Final = (0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 86_400, 7 * 86_400)
@@ -114,6 +120,11 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("piper_files_discovered_total", "files", "Spool files seen for the first time"),
     _counter("piper_file_events_total", "files",
              "What happened to spool files, other than growing", kind=FILE_EVENTS),
+    _counter("piper_spool_errors_total", "looks",
+             "Looks at files and directories of the spool that failed", errno=ERRNOS),
+    _gauge("piper_files_unreadable", "files", "Files and directories of the spool that cannot be read now"),
+    _gauge("piper_files_special", "files", "Links, pipes, devices and the like that stand where spool files would"),
+    _gauge("piper_files_doubtful", "files", "Spool files that look cut, replaced or gone; later looks decide"),
     _counter("piper_bytes_read_total", "bytes", "Bytes read from the spool, re-reads included"),
     _counter("piper_lines_read_total", "lines", "Complete lines read from the spool, blank ones included"),
     _counter("piper_lost_bytes_total", "bytes", "Bytes that were seen on the spool and went away unread"),
@@ -127,6 +138,7 @@ METRICS: Final[tuple[Metric, ...]] = (
              "Lines committed to quarantine", reason=REJECTION_REASONS),
     _counter("piper_contract_violations_total", "events", "Accepted events that break their type's contract"),
     _counter("piper_unknown_type_events_total", "events", "Accepted events of an unregistered type"),
+    _counter("piper_old_events_total", "events", "Accepted events that occurred over a year before their commit"),
     _histogram("piper_ingest_lag_seconds", "seconds",
                "From occurred_at_utc to the commit, 0 where the host's clock is ahead", _LAG_BUCKETS),
     _gauge("piper_last_event_timestamp_seconds", "Unix seconds",
@@ -305,6 +317,17 @@ class Metrics:
         log = _spool.info if kind in _QUIET_FILE_EVENTS else _spool.warning
         log("file_event", kind=kind, n=n, **_present(path=path, detail=detail))
 
+    def spool_error(self, code: int, n: int = 1) -> None:
+        """`n` looks at the spool failed with this errno; what did is logged as a file event, once."""
+        name = errno.errorcode.get(code, "other")
+        self._add(n, "piper_spool_errors_total", name if name in ERRNOS else "other")
+
+    def spool_state(self, *, unreadable: int, special: int, doubtful: int) -> None:
+        """What of the spool is odd now."""
+        self._gauge("piper_files_unreadable").set(unreadable)
+        self._gauge("piper_files_special").set(special)
+        self._gauge("piper_files_doubtful").set(doubtful)
+
     def lost_bytes(self, n: int, *, path: str = "") -> None:
         """`n` bytes that a scan had seen are gone (file cut or deleted) before they were read."""
         self._add(n, "piper_lost_bytes_total")
@@ -341,6 +364,7 @@ class Metrics:
     def ingest_lag(self, seconds: npt.ArrayLike) -> None:
         """Commit time minus occurred_at_utc of every event of a batch, as one array (any shape)."""
         self._histograms["piper_ingest_lag_seconds"].observe_many(seconds)
+        self._add(int(np.count_nonzero(np.asarray(seconds) > OLD_SECONDS)), "piper_old_events_total")
 
     def last_event(self, group: str, timestamp: float) -> None:
         """The latest event of `group` in a batch occurred at `timestamp`; it never goes back."""

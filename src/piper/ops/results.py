@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from piper.exits import UsageError
+from piper.ops.terminal import one_line, printable, spelled_json
 
 TABLE_ROWS = 200
 """More than a screen; who wants all takes another format."""
@@ -93,10 +94,11 @@ def _cell(value: Any) -> Text:
 
 def _write_csv(con: duckdb.DuckDBPyConnection) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
+    spelled = printable if sys.stdout.isatty() else str
     writer.writerow([name for name, _ in _columns(con)])
     count = 0
     for row in _rows(con):
-        writer.writerow(["" if value is None else _text(value) for value in row])
+        writer.writerow(["" if value is None else spelled(_text(value)) for value in row])
         count += 1
     sys.stdout.flush()
     return count
@@ -110,7 +112,7 @@ def _write_json(con: duckdb.DuckDBPyConnection) -> int:
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, "w+", encoding="utf-8") as spool:
         for row in _rows(con):
             record = {name: plain(value) for (name, _), value in zip(columns, row, strict=True)}
-            spool.write(("," if count else "") + "\n" + json.dumps(record, ensure_ascii=False))
+            spool.write(("," if count else "") + "\n" + spelled_json(json.dumps(record, ensure_ascii=False)))
             count += 1
         spool.seek(0)
         sys.stdout.write(f'{{"columns": {json.dumps(described)}, "rows": [')
@@ -156,7 +158,7 @@ def plain(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value on a terminal: on one line, and nothing in it that would steer the terminal."""
-    return "".join(character if character.isprintable() else "·" for character in _text(value))
+    return one_line(_text(value))
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from piper.oneshot import IngestSummary, RebuildRun
 from piper.ops.checks import Check, Level, worst
+from piper.ops.terminal import one_line
 from piper.ops.words import size
 from piper.settings import SettingRow
 
@@ -59,7 +60,7 @@ def facts(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     out.print(Text(title, style="bold"), soft_wrap=True)
     for name, value in rows:
-        out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), value), soft_wrap=True)
+        out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), one_line(value)), soft_wrap=True)
 
 
 def show_ingest(out: Console, summary: IngestSummary, title: str = "ingested") -> None:
@@ -175,9 +176,9 @@ def show_checks(out: Console, checks: list[Check]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         head = (check.level.value, STYLES[check.level])
-        out.print(Text.assemble(head, f"  {check.name:<{width}}  ", check.value), soft_wrap=True)
+        out.print(Text.assemble(head, f"  {check.name:<{width}}  ", one_line(check.value)), soft_wrap=True)
         if check.hint:
-            out.print(Text(f"{'':<{width + 8}}→ {check.hint}", style="dim"), soft_wrap=True)
+            out.print(Text(f"{'':<{width + 8}}→ {one_line(check.hint)}", style="dim"), soft_wrap=True)
     level = worst(checks)
     out.print(
         Text(f"{level.value}: {sum(1 for c in checks if c.level is level)} of {len(checks)} checks", STYLES[level])

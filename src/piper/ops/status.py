@@ -12,6 +12,7 @@ import platform
 import shutil
 import stat
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,19 @@ from piper.gold.store import ALIAS, WATERMARK_TABLE
 from piper.layout import Layout
 from piper.ops.backlog import Unread, by_host, total
 from piper.ops.control import DaemonNotRunningError, ask
+from piper.ops.metrics import ERRNOS, FILE_EVENTS
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.masking import read_state
 from piper.silver.store import translate, utc_now
 from piper.spool.discover import scan_spool
 from piper.spool.identity import display_path
+from piper.spool.open import open_to_read
 from piper.writer import Writer
 
 LOOKS_MAX = 1000
 """Files that are opened to tell a cut last line from unread lines; where more have grown, all counts as unread."""
+NAMED_MAX = 10
 MASKING_VERSION = 2
 """Older manifests know nothing of masking."""
 ASK_SECONDS = 15.0
@@ -60,11 +64,22 @@ def collect_status(writer: Writer) -> dict[str, Any]:
             "error": error,
             **total(waiting),
             "lost_bytes": int(writer.metrics.registry.get_sample_value("piper_lost_bytes_total") or 0),
+            "unreadable": [display_path(path) for path in writer.tailer.unreadable[:NAMED_MAX]],
+            "unreadable_files": len(writer.tailer.unreadable),
+            "special_files": writer.tailer.special,
+            "file_events": _counted(writer, "piper_file_events_total", "kind", FILE_EVENTS),
+            "errors": _counted(writer, "piper_spool_errors_total", "errno", ERRNOS),
         },
         "hosts": by_host(waiting),
         "rates": writer.pace.rates(),
         **_stored(writer.store.con, with_gold=True),
     }
+
+
+def _counted(writer: Writer, name: str, label: str, values: Sequence[str]) -> dict[str, int]:
+    """Those of a counter's series that are not 0."""
+    counts = {value: writer.metrics.registry.get_sample_value(name, {label: value}) for value in values}
+    return {value: int(count) for value, count in counts.items() if count}
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
@@ -195,6 +210,7 @@ def _chunks(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         "files": sum(row[1] for row in rows),
         "bytes": sum(row[2] for row in rows),
         "by_dataset": {dataset: files for dataset, files, _ in rows},
+        "dates": _one(con, "SELECT count(DISTINCT event_date) FROM chunks")[0],
         "bytes_per_day": None if first is None else round(recent / (today - first).days),
     }
 
@@ -228,20 +244,23 @@ def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> tuple[dict
         if status.st_size > known.get(status.st_ino, 0)
     }
     if len(grown) <= LOOKS_MAX:
-        grown = {path: item for path, item in grown.items() if _has_line(os.fsencode(raw_root) + b"/" + path, item[1])}
+        grown = {path: item for path, item in grown.items() if _has_line(os.fsencode(raw_root), path, item[1])}
     now = time.time()
     waiting = [
         Unread(display_path(path), status.st_size - offset, max(0.0, now - status.st_mtime))
         for path, (status, offset) in grown.items()
     ]
-    spool = {"reachable": not scan.root_error, "error": scan.root_error, **total(waiting), "lost_bytes": None}
+    spool = {"reachable": not scan.root_error, "error": scan.root_error, **total(waiting), "lost_bytes": None,
+             "unreadable": [display_path(path) for path in sorted(scan.failed)[:NAMED_MAX]],
+             "unreadable_files": len(scan.failed), "special_files": len(scan.special), "file_events": {},
+             "errors": {}}  # fmt: skip
     return spool, by_host(waiting)
 
 
-def _has_line(path: bytes, offset: int) -> bool:
+def _has_line(root: bytes, path: bytes, offset: int) -> bool:
     """Whether a line ends after `offset`; a file that cannot be looked at counts as unread."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_to_read(root, path)
     except OSError:
         return True
     try:

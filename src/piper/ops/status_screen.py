@@ -12,6 +12,7 @@ from rich.text import Text
 from piper.ops.checks import Level
 from piper.ops.checks.standing import days_until_full, describe_writer
 from piper.ops.screen import STYLES, with_reasons
+from piper.ops.terminal import one_line
 from piper.ops.words import duration, size
 
 FILES_MAX = 3
@@ -48,7 +49,7 @@ def status_screen(status: dict[str, Any], *, hosts_max: int = HOSTS_MAX, now: da
 
 def _facts(rows: Sequence[Row]) -> Text:
     width = max(len(name) for name, _, _ in rows)
-    lines = [Text.assemble((f"  {name:<{width}}  ", "dim"), (value, style)) for name, value, style in rows]
+    lines = [Text.assemble((f"  {name:<{width}}  ", "dim"), (one_line(value), style)) for name, value, style in rows]
     return Text("\n").join(lines)
 
 
@@ -99,7 +100,7 @@ def _hosts(hosts: Sequence[dict[str, Any]], most: int, now: datetime) -> Text:
     for row in hosts[:most]:
         lag = "–" if row["lag_seconds"] is None else duration(max(0.0, row["lag_seconds"]))
         events = f"{row['events_last_hour']:,}"
-        shown.append((row["host"], ago(row["last_event_utc"], now), lag, events, _unread(row)))
+        shown.append((one_line(row["host"]), ago(row["last_event_utc"], now), lag, events, _unread(row)))
     widths = [max(len(cells[place]) for cells in shown) for place in range(len(shown[0]))]
     lines = []
     for number, (host, *cells) in enumerate(shown):

@@ -67,16 +67,17 @@ def commit(
     seal: bool,
     fresh_rows: bool = True,
     projection: Callable[[str], str] = projection_sql,
+    progress: Callable[[], None] = lambda: None,
 ) -> Committed:
     """Make what `parsed` holds, `rejections` and the batch's offsets durable. `now`: naive UTC.
 
     `seal` turns these rows and the whole tail into chunks. `fresh_rows=False` says that `parsed` is empty (a commit
     that only seals or only moves offsets). `projection` gives the SELECT over `fresh` of a dataset's stored columns.
+    `progress` is called often while a seal of many chunks goes forward.
     After an error the store must be opened anew.
     """
     con = store.con
-    progress = store.progress()
-    result = Committed(progress.commit_seq + 1)
+    result = Committed(store.progress().commit_seq + 1)
     repeated = keep_first(con) if fresh_rows else []
     if fresh_rows:
         _define_fresh(con, result.commit_seq, now)
@@ -91,13 +92,13 @@ def commit(
     # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
     shutil.rmtree(staged, ignore_errors=True)
     if seal:
-        result.chunks = stage_chunks(con, store.second_con, staged, projection if fresh_rows else None)
+        result.chunks = stage_chunks(con, store.second_con, staged, projection if fresh_rows else None, progress)
         failpoint("commit.staged")
     with store.reveal_lock:
         _transaction(store, batch, result, repeated, now, projection, seal=seal, fresh_rows=fresh_rows)
         failpoint("commit.committed")
         if seal:
-            reveal(store.layout, staged)
+            reveal(store.layout, staged, progress)
             failpoint("commit.revealed")
     return result
 
@@ -327,6 +328,10 @@ SOURCE_COLUMNS = (
 )  # fmt: skip
 
 
+_INT64_MAX = 2**63 - 1
+"""Nanoseconds of the year 2262: everyone can `touch` a file into a later one."""
+
+
 def _source_table(sources: Sequence[Source], checkpoints: dict[Source, Checkpoint]) -> pa.Table:
     at = [
         checkpoints.get(s) or Checkpoint(s.offset, s.lines, s.head, s.head_bytes, s.guard, s.guard_bytes)
@@ -347,7 +352,7 @@ def _source_table(sources: Sequence[Source], checkpoints: dict[Source, Checkpoin
             "guard": pa.array([c.guard for c in at], pa.binary()),
             "guard_bytes": pa.array([c.guard_bytes for c in at], pa.int32()),
             "size": pa.array([s.size for s in sources], pa.int64()),
-            "mtime_ns": pa.array([s.mtime_ns for s in sources], pa.int64()),
+            "mtime_ns": pa.array([min(max(s.mtime_ns, -_INT64_MAX), _INT64_MAX) for s in sources], pa.int64()),
             "vanished": pa.array([s.vanished for s in sources], pa.bool_()),
             "fragment": pa.array([s.fragment for s in sources], pa.binary()),
             "doubt": pa.array([d.doubt.value if d else None for d in doubts], pa.string()),

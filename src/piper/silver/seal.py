@@ -38,10 +38,12 @@ def stage_chunks(
     others_con: duckdb.DuckDBPyConnection,
     staged: Path,
     fresh: Callable[[str], str] | None,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[StagedChunk]:
     """Write all tail rows, and new ones, as chunks in `staged`, durably. DuckDB's COPY itself never fsyncs.
 
-    `fresh`: gives the SELECT of a dataset's new rows, by its name; None: there are none.
+    `fresh`: gives the SELECT of a dataset's new rows, by its name; None: there are none. `progress` is called for each
+    chunk, by two threads: events of ten thousand dates, which anybody can write, take minutes.
 
     `staged` is one flat directory: the place of each chunk is spelled in its name, so one directory has to be synced
     and removed and not one a partition (bench/choices.py, rmdir).
@@ -51,8 +53,10 @@ def stage_chunks(
     shutil.rmtree(copied, ignore_errors=True)  # of an attempt that failed: COPY refuses a directory with files
     all_events, *others = DATASETS.values()
     with ThreadPoolExecutor(1) as beside:  # one scan of up to a row group uses one core, so two copies run side by side
-        pending = beside.submit(lambda: [c for d in others for c in _copy(others_con, d, copied, staged, fresh)])
-        chunks = _copy(con, all_events, copied, staged, fresh)
+        pending = beside.submit(
+            lambda: [c for d in others for c in _copy(others_con, d, copied, staged, fresh, progress)]
+        )
+        chunks = _copy(con, all_events, copied, staged, fresh, progress)
         chunks += pending.result()
     shutil.rmtree(copied, ignore_errors=True)
     fsync_path(staged)
@@ -61,7 +65,12 @@ def stage_chunks(
 
 
 def _copy(
-    con: duckdb.DuckDBPyConnection, dataset: Dataset, root: Path, staged: Path, fresh: Callable[[str], str] | None
+    con: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    root: Path,
+    staged: Path,
+    fresh: Callable[[str], str] | None,
+    progress: Callable[[], None],
 ) -> list[StagedChunk]:
     rows = f"SELECT {dataset.column_list} FROM {dataset.tail_table}"
     if fresh is not None:
@@ -76,7 +85,7 @@ def _copy(
         into = root / str(number) / dataset.name
         make_directory(into)
         chunks += _copy_span(con, dataset, f"FROM ({rows}) WHERE event_date BETWEEN DATE '{first}' AND DATE '{last}'",
-                             partitions, into, staged)  # fmt: skip
+                             partitions, into, staged, progress)  # fmt: skip
     failpoint("seal.copied")
     return chunks
 
@@ -99,7 +108,13 @@ def _spans(con: duckdb.DuckDBPyConnection, rows: str, partitions: Sequence[str])
 
 
 def _copy_span(
-    con: duckdb.DuckDBPyConnection, dataset: Dataset, rows: str, partitions: Sequence[str], copied: Path, staged: Path
+    con: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    rows: str,
+    partitions: Sequence[str],
+    copied: Path,
+    staged: Path,
+    progress: Callable[[], None],
 ) -> list[StagedChunk]:
     written = con.execute(
         f"""COPY ({rows}) TO '{sql_literal(copied)}' (
@@ -110,6 +125,7 @@ def _copy_span(
     rows_of = _row_counts(con, files)
     chunks: list[StagedChunk] = []
     for file in files:
+        progress()
         file.chmod(FILE_MODE)
         fsync_path(file)
         path = str(file.relative_to(copied.parent))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -55,7 +55,7 @@ def unfold(staging: Path, prefix: str) -> None:
         shutil.rmtree(directory)
 
 
-def reveal(layout: Layout, staged: Path) -> list[Path]:
+def reveal(layout: Layout, staged: Path, progress: Callable[[], None] = lambda: None) -> list[Path]:
     """Rename every staged chunk to its place in silver, durably. Safe to repeat: what was renamed is gone from here."""
     moved: list[Path] = []
     for source in sorted(staged.glob("*.parquet")):
@@ -63,8 +63,10 @@ def reveal(layout: Layout, staged: Path) -> list[Path]:
         make_directory(target.parent)
         source.rename(target)
         moved.append(target)
+        progress()
         failpoint("reveal.moved")
     for parent in {path.parent for path in moved}:
+        progress()
         fsync_path(parent)
     shutil.rmtree(staged)
     return moved

@@ -136,6 +136,14 @@ class Store:
         row = self.con.execute("SELECT count(*) FROM events_tail").fetchone()
         return int(row[0]) if row else 0
 
+    def tail_bytes(self) -> int:
+        """About the bytes of the lines that these events came from."""
+        row = self.con.execute(
+            "SELECT coalesce(sum(strlen(coalesce(payload, '')) + strlen(coalesce(metrics, ''))), 0)::BIGINT"
+            " FROM events_tail"
+        ).fetchone()
+        return int(row[0]) if row else 0
+
     def forgettable_sources(self, vanished_days: int, con: duckdb.DuckDBPyConnection) -> int:
         """How many spool files vanished so long ago."""
         before = utc_now() - timedelta(days=vanished_days)

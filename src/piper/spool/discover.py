@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from piper.spool.open import open_to_list
 
 SUFFIX = b".jsonl"
 DEPTH_MAX = 6
@@ -30,6 +33,7 @@ class Scan:
     directories: int = 0
     root_error: str = ""
     """Why the whole spool could not be seen; empty when it could."""
+    root_errno: int = 0
 
     def saw(self, path: bytes) -> bool:
         """Whether `path` lay in a part of the tree that this scan could list: only then is its absence evidence."""
@@ -60,9 +64,10 @@ def scan_spool(root: str, progress: Callable[[], None] = lambda: None) -> Scan:
         relative, depth = stack.pop()
         progress()
         try:
-            with os.scandir(os.path.join(base, relative)) as entries:  # noqa: PTH118 - bytes paths, hot loop
+            with _listing(base, relative) as entries:
                 for entry in entries:
-                    path = relative + b"/" + entry.name if relative else entry.name
+                    name = os.fsencode(entry.name)
+                    path = relative + b"/" + name if relative else name
                     try:
                         _note(entry, path, depth, stack, scan)
                     except FileNotFoundError:
@@ -71,15 +76,27 @@ def scan_spool(root: str, progress: Callable[[], None] = lambda: None) -> Scan:
                         scan.failed[relative or path] = error.errno or 0
         except OSError as error:
             if not relative:
-                return Scan(root_error=f"{root}: {error.strerror or errno.errorcode.get(error.errno or 0, 'error')}")
+                why = error.strerror or errno.errorcode.get(error.errno or 0, "error")
+                return Scan(root_error=f"{root}: {why}", root_errno=error.errno or 0)
             scan.failed[relative] = error.errno or 0
         scan.directories += bool(relative)
     return scan
 
 
-def _note(entry: os.DirEntry[bytes], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:
+@contextmanager
+def _listing(root: bytes, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of a directory of the spool. Raises OSError."""
+    fd = open_to_list(root, path)
+    try:
+        with os.scandir(fd) as entries:
+            yield entries
+    finally:
+        os.close(fd)
+
+
+def _note(entry: os.DirEntry[str], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:
     """Take in one entry of a directory that lies `depth` levels below the root. Raises OSError."""
-    is_input = entry.name.endswith(SUFFIX)
+    is_input = path.endswith(SUFFIX)
     if is_input and depth >= 2:
         found = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(found.st_mode):

@@ -162,11 +162,6 @@ def content_holds(fd: int, source: Source) -> bool:
     return not source.vanished and size >= source.size
 
 
-def open_to_read(path: bytes) -> int:
-    """Open a file of the spool, which anyone may write to: no link at its end is followed, no pipe waits."""
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-
-
 def display_path(path: bytes) -> str:
     """The path as text for `source_file`: bytes that are not UTF-8 are spelled as \\xNN."""
     return path.decode("utf-8", "backslashreplace")

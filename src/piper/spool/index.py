@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from piper.spool.identity import Source, content_holds, open_to_read
+from piper.spool.identity import Source, content_holds
+from piper.spool.open import look_at, open_to_read
 
 
 class SourceIndex:
@@ -94,14 +95,14 @@ class SourceIndex:
         if source in self.displaced:
             return None
         try:
-            there = os.lstat(self._root + b"/" + source.path)
+            there = look_at(self._root, source.path)
         except OSError:
             return None
         return there if there.st_ino == source.inode else None
 
     def _same_content(self, path: bytes, source: Source) -> bool:
         try:
-            fd = open_to_read(self._root + b"/" + path)
+            fd = open_to_read(self._root, path)
         except OSError:
             return False
         try:

@@ -21,8 +21,14 @@ class Observed:
     lost_bytes: int = 0
     """Seen and gone unread; a hole that stayed NUL counts as well."""
     file_events: dict[str, int] = field(default_factory=dict)
+    errors: dict[int, int] = field(default_factory=dict)
+    """Looks at files and directories that failed, by errno: every one, where `io_error` is told once a change."""
     notes: list[tuple[str, str, str]] = field(default_factory=list)
     """(kind, path, detail), bounded; for the log."""
+
+    def error(self, code: int) -> None:
+        """A look failed with this errno."""
+        self.errors[code] = self.errors.get(code, 0) + 1
 
     def event(self, kind: str, path: bytes = b"", detail: str = "") -> None:
         """`kind` is one of metrics.FILE_EVENTS."""

@@ -16,6 +16,9 @@ from piper.spool.ledger import Observed
 from piper.spool.track import Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
 
+SLICE_LINES_MAX = 50_000
+"""No slice has (many) more lines, however short they are: what parsing one costs is bounded by both."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -87,6 +90,21 @@ class Tailer:
         """What happened since the last `drain_observed()`."""
         return self._tracker.ledger.observed
 
+    @property
+    def unreadable(self) -> list[bytes]:
+        """Paths of files and directories that cannot be read now, sorted."""
+        return self._tracker.unreadable_paths
+
+    @property
+    def special(self) -> int:
+        """How many links, pipes and the like stand where input would."""
+        return self._tracker.special_paths
+
+    @property
+    def doubtful(self) -> int:
+        """Files that look cut, replaced, gone or full of NUL bytes and are not believed to be yet."""
+        return self._tracker.doubtful
+
     def scan(self) -> Scan:
         """Walk the whole spool: the truth about which files exist. Cheap enough once a minute."""
         return self._tracker.scan()
@@ -112,14 +130,14 @@ class Tailer:
         No source gets more than one turn of `turn_bytes` before every other ready one had its own.
         """
         tracker, ledger = self._tracker, self._tracker.ledger
-        first, size = len(batch.spans), 0
+        first, size, lines = len(batch.spans), 0, batch.lines
         for source in list(tracker.ready):
             del tracker.ready[source]
             self._progress()
             turn = take_turn(self._root, source, batch.checkpoints.get(source), self._limits)
             self._settle(source, turn, batch)
             size += turn.bytes_read
-            if size >= slice_bytes:
+            if size >= slice_bytes or batch.lines - lines >= SLICE_LINES_MAX:
                 break
         batch.skips.extend(ledger.lost)
         ledger.lost.clear()

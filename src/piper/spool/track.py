@@ -19,9 +19,10 @@ import stat
 from collections.abc import Callable, Iterable
 
 from piper.spool.discover import Scan, is_spool_path, scan_spool
-from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path, open_to_read
+from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path
 from piper.spool.index import SourceIndex
 from piper.spool.ledger import Ledger
+from piper.spool.open import look_at, open_to_read
 
 DOUBT_SECONDS = {Doubt.SHRUNK: 90.0, Doubt.CHANGED: 3.0, Doubt.GONE: 120.0, Doubt.NUL: 30.0}
 """How long a doubt must last before it is believed; NFS attribute caches are stale for up to a minute."""
@@ -61,6 +62,7 @@ class Tracker:
         self._hot: dict[Source, None] = {}
         self._suspects: set[Source] = set()
         self._vanished: dict[Source, float] = {}
+        self._unreadable: set[Source] = set()
         self._reported: set[bytes] = set()
         self._failed: dict[bytes, int] = {}
         for source in known:
@@ -74,6 +76,8 @@ class Tracker:
         if not scan.root_error and not scan.directories and not all(source.vanished for source in self.sources):
             scan.root_error = f"{self._root} is empty although {len(self.sources)} files are known: not mounted?"
         self.error = scan.root_error
+        for code in scan.failed.values() if not scan.root_error else [scan.root_errno]:
+            self.ledger.observed.error(code)
         if not scan.root_error:
             self._report(scan)
             self._take_in(scan)
@@ -100,7 +104,7 @@ class Tracker:
         """Look at one file because somebody said that it changed: a hint, so errors and absence mean nothing."""
         if is_spool_path(path):
             try:
-                status = os.lstat(self._root_bytes + b"/" + path)
+                status = look_at(self._root_bytes, path)
             except OSError:
                 return
             self.see(path, status)
@@ -110,14 +114,30 @@ class Tracker:
         source = self.sources.at(path)
         if source is not None and status.st_ino == source.inode:
             self._observe(source, status)
-        elif stat.S_ISREG(status.st_mode) and self._is_inside(path):
+        elif stat.S_ISREG(status.st_mode):
             self._take_in_file(path, status)
+
+    @property
+    def unreadable_paths(self) -> list[bytes]:
+        """Files and directories that could not be read at the last look at each."""
+        return sorted([*self._failed, *(source.path for source in self._unreadable)])
+
+    @property
+    def special_paths(self) -> int:
+        """How many things that are not read stand where input would."""
+        return len(self._reported)
+
+    @property
+    def doubtful(self) -> int:
+        """Files whose identity, size or presence is in doubt."""
+        return len(self._suspects)
 
     # ---- what a turn found ---------------------------------------------------------------------------------------
 
     def trust(self, source: Source) -> None:
         """An open file was `source` beyond doubt."""
         source.known_bytes, source.error = source.size, 0
+        self._unreadable.discard(source)
         if source.suspicion is not None and source.suspicion.doubt is not Doubt.NUL:
             self._clear_doubt(source)
 
@@ -135,6 +155,8 @@ class Tracker:
 
     def unreadable(self, source: Source, code: int) -> None:
         """It could not be opened or read. Reported once until it can; every look tries again."""
+        self.ledger.observed.error(code)
+        self._unreadable.add(source)
         if source.error != code:
             source.error = code
             self.ledger.observed.event("io_error", source.path, errno.errorcode.get(code, str(code)))
@@ -152,7 +174,7 @@ class Tracker:
         if self.sources.at(source.path) is not source:
             return  # it lost that name, and what stands there is not its own; the scans decide what became of it
         try:
-            status = os.lstat(self._root_bytes + b"/" + source.path)
+            status = look_at(self._root_bytes, source.path)
         except OSError:
             return
         other = self.sources.moved_here(source.path, status) if status.st_ino == source.inode else None
@@ -272,7 +294,7 @@ class Tracker:
     def _look_closely(self, source: Source) -> None:
         """Look through a fresh open: over NFS a bare stat may be a minute old."""
         try:
-            fd = open_to_read(self._root_bytes + b"/" + source.path)
+            fd = open_to_read(self._root_bytes, source.path)
         except OSError:
             self.look(source.path)
             return
@@ -281,12 +303,6 @@ class Tracker:
         finally:
             os.close(fd)
         self.see(source.path, status)
-
-    def _is_inside(self, path: bytes) -> bool:
-        """Whether no directory on the way to a newly reported file is a symbolic link."""
-        parent = os.path.dirname(path)  # noqa: PTH120 - bytes
-        base = os.path.realpath(self._root_bytes)
-        return os.path.realpath(base + b"/" + parent) == os.path.normpath(base + b"/" + parent)
 
     # ---- inside: what is believed --------------------------------------------------------------------------------
 
@@ -301,6 +317,7 @@ class Tracker:
         self.ledger.lose(source, max(source.size, source.known_bytes))
         self._clear_doubt(source)
         source.vanished = True
+        self._unreadable.discard(source)
         self._vanished[source] = self._utc()
         self.sources.displaced.discard(source)
         self._hot.pop(source, None)

@@ -19,6 +19,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+import numpy as np
+
 from piper.spool.identity import (
     GUARD_BYTES,
     HEAD_BYTES,
@@ -27,8 +29,8 @@ from piper.spool.identity import (
     Source,
     fingerprint,
     head_holds,
-    open_to_read,
 )
+from piper.spool.open import open_to_read
 
 SAMPLE_BYTES = 64 * 1024
 """How much of an over-long line is kept."""
@@ -101,6 +103,8 @@ class Limits:
 
     turn_bytes: int
     line_bytes_max: int
+    turn_lines: int = 20_000
+    """A line costs memory whatever its length: 4 MiB of line ends would be four million rejections."""
 
     def __post_init__(self) -> None:
         if self.turn_bytes <= self.line_bytes_max:
@@ -143,7 +147,7 @@ def take_turn(root: bytes, source: Source, start: Checkpoint | None, limits: Lim
     the walk through an over-long line), never what is committed.
     """
     try:
-        fd = open_to_read(root + b"/" + source.path)
+        fd = open_to_read(root, source.path)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return Turn(Outcome.GONE)
@@ -206,6 +210,8 @@ def _take_lines(view: _View, limits: Limits) -> Turn:
     until = len(buffer) if nul < 0 else nul
     end = (buffer.rfind(b"\n", lead, until) + 1) or lead
     is_long = until - end > limits.line_bytes_max
+    last = end
+    end = _end_of_lines(buffer, lead, end, limits.turn_lines)
     if is_long and end == lead:
         before = buffer[max(0, until - GUARD_BYTES) : until]
         source.long_line = LongLine(buffer[lead : lead + SAMPLE_BYTES], view.base + until, before)
@@ -214,12 +220,20 @@ def _take_lines(view: _View, limits: Limits) -> Turn:
     if end > lead:
         turn = _lines_turn(view, lead, end)
     beyond = nul < 0 and view.end < source.size
-    turn.more = is_long or (beyond and end > lead)
+    turn.more = is_long or end < last or (beyond and end > lead)
     turn.fragment = buffer[end:until] or None if not turn.more else None
     source.held_bytes = 0 if turn.more else source.size - view.base - end
-    if nul >= 0:
+    if nul >= 0 and end == last:
         turn.outcome, turn.nul_at = Outcome.NUL, view.base + nul
     return turn
+
+
+def _end_of_lines(buffer: bytes, start: int, end: int, lines_max: int) -> int:
+    """Where the lines of [start, end) end, at most so many of them."""
+    if end - start <= lines_max or buffer.count(b"\n", start, end) <= lines_max:
+        return end
+    newlines = np.flatnonzero(np.frombuffer(buffer, np.uint8, end - start, start) == 0x0A)
+    return start + int(newlines[lines_max - 1]) + 1
 
 
 def _lines_turn(view: _View, lead: int, end: int) -> Turn:

@@ -1,7 +1,8 @@
 -- description: which field of the registry a shape of events breaks; NULL = none, or a type that the registry lacks
 -- grain: shape (type, status and present keys), as parse.sql numbers them
 -- inputs: parsed (the output of parse.sql)
--- notes: a field that is null is not there; of duplicate keys the first one counts, here too
+-- notes: a field that is null is not there; of duplicate keys the first one counts, here too. The registry's names are
+--        looked for among the keys, and not the other way round: a line of 1 MiB has 100,000 keys if somebody wants it.
 WITH examples AS (
     SELECT
         shape,
@@ -18,10 +19,8 @@ WITH examples AS (
 fields AS (
     SELECT
         *,
-        json_keys(payload) AS payload_keys,
-        json_keys(metrics) AS metrics_keys,
-        json_type(payload, '$.*') AS payload_types,
-        json_type(metrics, '$.*') AS metrics_types
+        json_type(payload, [{{payload_paths}}]) AS payload_types,
+        json_type(metrics, [{{metrics_paths}}]) AS metrics_types
     FROM examples
 ),
 
@@ -31,16 +30,8 @@ presence AS (
         event_type,
         status,
         list_concat(
-            [
-                'payload.' || name
-                FOR name, place IN payload_keys
-                IF payload_types[place] <> 'NULL' AND list_position(payload_keys, name) = place
-            ],
-            [
-                'metrics.' || name
-                FOR name, place IN metrics_keys
-                IF metrics_types[place] <> 'NULL' AND list_position(metrics_keys, name) = place
-            ],
+            [name FOR name, place IN [{{payload_fields}}] IF payload_types[place] <> 'NULL'],
+            [name FOR name, place IN [{{metrics_fields}}] IF metrics_types[place] <> 'NULL'],
             CASE WHEN event_duration_ms IS NOT NULL THEN ['event.duration_ms'] END
         ) AS present
     FROM fields

@@ -21,6 +21,9 @@ FULL_WARN_DAYS, FULL_FAIL_DAYS = 30, 7
 """A disk is ordered, delivered and built in within a month; a week is left for deleting."""
 CHUNKS_WARN = 20_000
 """A query lists every chunk of its dataset before it reads any."""
+DATES_WARN = 4000
+"""Eleven years: more is no history but somebody who makes up dates."""
+_EVERYDAY = {"renamed", "vanished"}
 
 
 def describe_writer(status: dict[str, Any]) -> str:
@@ -67,6 +70,10 @@ def check_chunks(status: dict[str, Any]) -> Check:
     if counts:
         most = max(counts, key=lambda dataset: counts[dataset])
         value += f"; most in {most}: {counts[most]:,}"
+    dates = status["chunks"].get("dates", 0)
+    if dates > DATES_WARN:
+        hint = "Somebody writes events of made-up dates: top source_file of the oldest event_date in silver_events."
+        return Check("chunks", Level.WARN, f"{value}; of {dates:,} dates", hint)
     level = grade(max(counts.values(), default=0), CHUNKS_WARN, None)
     return judged("chunks", level, value, "Queries on silver_events list them all; dashboards should read gold.")
 
@@ -130,6 +137,21 @@ def check_lost(status: dict[str, Any]) -> Check:
         hint = "Writers deleted or cut files before piperd had read them: it was down or behind for too long."
         return Check("lost", Level.WARN, f"{size(lost)} seen and gone unread since piperd started; {value}", hint)
     return Check("lost", Level.PASS, value if files["vanished"] else "nothing vanished")
+
+
+def check_spool_files(status: dict[str, Any]) -> Check:
+    """What is odd on the spool: what cannot be read, what is no file, and what files went through?"""
+    spool = status["spool"]
+    unreadable, special = spool.get("unreadable_files", 0), spool.get("special_files", 0)
+    events = {kind: count for kind, count in spool.get("file_events", {}).items() if kind not in _EVERYDAY}
+    told = [f"{special:,} links, pipes or the like that are not followed"] if special else []
+    if counts := [*events.items(), *spool.get("errors", {}).items()]:
+        told.append(f"since piperd started: {', '.join(f'{name} {count:,}' for name, count in counts)}")
+    if unreadable:
+        told.insert(0, f"{unreadable:,} files or directories cannot be read: {some(spool['unreadable'])}")
+    hint = "Check permissions and the mount; it is tried again at every look. docs/operations.md has each file event."
+    value = "; ".join(told) or "nothing odd"
+    return judged("spool_files", Level.WARN if unreadable else Level.PASS, value, hint)
 
 
 def check_privacy(status: dict[str, Any]) -> Check:
