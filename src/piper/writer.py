@@ -27,7 +27,7 @@ from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
 from piper.publish.snapshots import publish_gold, publish_tail
 from piper.settings import Settings
-from piper.silver.commit import Committed, commit
+from piper.silver.commit import Committed, commit, create_work_tables
 from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
@@ -108,6 +108,7 @@ class Writer:
             line_bytes_max=settings.ingest.line_bytes_max,
             sample_bytes=SAMPLE_BYTES,
         )
+        create_work_tables(store.con)
         self.gold = GoldStore.open(
             store.con,
             store.layout.gold_state,

@@ -48,7 +48,7 @@ def apply(
     def also(con: duckdb.DuckDBPyConnection, seq: int) -> None:
         _note_keys(con, fresh, withdrawn)
         con.execute("UPDATE progress SET accepted = greatest(0, accepted + ?)", [changes.added - changes.rejected])
-        release(con, released, seq)
+        release(hands.writer.store, released, seq)
         write(con, changes)
 
     hands.commit(rewrite, changed=sorted(changes.dates), also=also)

@@ -22,11 +22,14 @@ import pyarrow as pa
 from piper.events.dialects import parse_sql, shapes_sql
 from piper.events.quarantine import Reason, Rejection
 from piper.events.registry import EVENT_TYPES
+from piper.prepared import Prepared
 from piper.spool.identity import display_path
 from piper.spool.turn import Span
 
 ROWS_PER_RECORD_BATCH = 2048
 """Arrow record batches are DuckDB's unit of parallel work."""
+SHAPES_MAX = 10_000
+"""Shapes of events that are remembered from batch to batch. A studio has hundreds; a spool can make up any number."""
 IntArray = npt.NDArray[np.int64]
 
 
@@ -94,25 +97,28 @@ class Parser:
         line_bytes_max: int,
         sample_bytes: int,
     ) -> None:
-        self._con = con
+        self._con, self._prepared = con, Prepared(con)
         self._line_bytes_max, self._sample_bytes = line_bytes_max, sample_bytes
-        self._next_index = 0
-        self._idle: Queue[duckdb.DuckDBPyConnection] = Queue()
+        self._next_index = self._shapes = 0
+        self._idle: Queue[tuple[duckdb.DuckDBPyConnection, Prepared]] = Queue()
         self._pool = ThreadPoolExecutor(len(cursors), "piper-parse")
         self.slices_at_once = len(cursors)
-        for cursor in cursors:
-            self._idle.put(cursor)
         self._create_tables()
+        for cursor in cursors:
+            self._idle.put((cursor, Prepared(cursor)))
 
     def close(self) -> None:
         """Wait for slices under way and give up the threads and connections."""
         self._pool.shutdown()
         while not self._idle.empty():
-            self._idle.get().close()
+            self._idle.get()[0].close()
 
     def begin(self) -> None:
-        """Start a new batch: forget the rows of the last one."""
-        self._con.execute("TRUNCATE work.parsed")
+        """Start a new batch: forget the rows of the last one. Shapes are kept, for they come again and again."""
+        self._prepared.execute("TRUNCATE work.parsed")
+        if self._shapes > SHAPES_MAX:
+            self._prepared.execute("TRUNCATE work.shapes")
+            self._shapes = 0
         self._next_index = 0
 
     def add(self, lines: Lines, received_at: datetime) -> Future[list[Rejection]]:
@@ -121,8 +127,12 @@ class Parser:
         return self._pool.submit(self._parse, lines, first, received_at)
 
     def finish(self) -> None:
-        """After the last slice: check each shape of events against the registry."""
-        self._con.execute(f"CREATE OR REPLACE TABLE work.shapes AS {shapes_sql()}")
+        """After the last slice: check each shape of events that is new against the registry."""
+        is_new = "shape IS NOT NULL AND shape NOT IN (SELECT shape FROM shapes)"
+        new = self._prepared.execute(f"SELECT count(DISTINCT shape) FROM parsed WHERE {is_new}").fetchone()
+        if new is not None and new[0]:
+            self._shapes += new[0]
+            self._prepared.execute(f"INSERT INTO work.shapes FROM ({shapes_sql()}) WHERE {is_new}")
 
     def _create_tables(self) -> None:
         con = self._con
@@ -137,18 +147,18 @@ class Parser:
 
     def _parse(self, lines: Lines, first: int, received_at: datetime) -> list[Rejection]:
         rejections, bad = self._screen(lines)
-        con = self._idle.get()
+        con, prepared = self._idle.get()
         try:
-            con.register("lines", self._table(lines, bad, first))
-            con.execute(f"INSERT INTO work.parsed {parse_sql()}", {"received_at": received_at})
-            rows = con.execute(
+            with prepared.given("lines", self._table(lines, bad, first)):
+                prepared.execute(f"INSERT INTO work.parsed {parse_sql()}", received_at=received_at)
+            rows = prepared.execute(
                 """SELECT line_index, verdict FROM work.parsed
-                WHERE verdict <> 'blank:' AND line_index >= ? AND line_index < ?""",
-                [first, first + len(lines.starts)],
+                WHERE verdict <> 'blank:' AND line_index >= $first AND line_index < $last""",
+                first=first,
+                last=first + len(lines.starts),
             ).fetchall()
         finally:
-            con.unregister("lines")
-            self._idle.put(con)
+            self._idle.put((con, prepared))
         for index, verdict in rows:
             reason, _, field = verdict.partition(":")
             rejections.append(lines.reject(index - first, Reason(reason), field))

@@ -18,7 +18,7 @@ tells.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from piper.events.quarantine import Rejection
 from piper.failpoints import failpoint
+from piper.prepared import Prepared
 from piper.silver.datasets import DATASETS, projection_sql
 from piper.silver.dedupe import keep_first
 from piper.silver.seal import StagedChunk, insert_chunks, stage_chunks
@@ -78,16 +79,11 @@ def commit(
     """
     con = store.con
     result = Committed(store.progress().commit_seq + 1)
-    repeated = keep_first(con) if fresh_rows else []
+    repeated = keep_first(store.prepared) if fresh_rows else []
     if fresh_rows:
-        _define_fresh(con, result.commit_seq, now)
-        _measure(con, result)
-    else:
-        con.execute(
-            "CREATE OR REPLACE TABLE work.new_keys AS SELECT key, 0::BIGINT AS line_index FROM event_keys LIMIT 0"
-        )
+        _measure(store.prepared, result, now)
     result.duplicates = sum(count for _, count in repeated)
-    result.quarantined = _stage_rejections(con, rejections)
+    result.quarantined = _stage_rejections(store.prepared, rejections)
     staged = store.layout.staging / numbered(SEAL, result.commit_seq)
     # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
     shutil.rmtree(staged, ignore_errors=True)
@@ -103,21 +99,28 @@ def commit(
     return result
 
 
-def _define_fresh(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime) -> None:
-    """`fresh`: what the datasets' projections read."""
+def create_work_tables(con: duckdb.DuckDBPyConnection) -> None:
+    """Make what commits work with in `work`, once, after the parser's tables: commits fill it and define nothing."""
+    con.execute("CREATE TABLE work.new_keys (key UHUGEINT, line_index BIGINT)")
+    con.execute("CREATE TABLE work.this_commit (commit_seq BIGINT, ingested_at_utc TIMESTAMP)")
+    # What the datasets' projections read.
     con.execute(
-        "CREATE OR REPLACE TABLE work.this_commit AS SELECT ?::BIGINT AS commit_seq, ?::TIMESTAMP AS ingested_at_utc",
-        [commit_seq, now],
+        """CREATE VIEW work.fresh AS
+        SELECT parsed.*, ingested_at_utc, commit_seq FROM work.parsed, work.this_commit"""
     )
     con.execute(
-        """CREATE OR REPLACE VIEW work.fresh AS
-        SELECT
-            parsed.*, ingested_at_utc, commit_seq FROM work.parsed, work.this_commit"""
+        """CREATE TABLE work.new_rejections (
+            source_file VARCHAR, source_offset BIGINT, source_line BIGINT, reason VARCHAR, field VARCHAR, raw BLOB,
+            raw_bytes BIGINT, raw_md5 VARCHAR, key UHUGEINT)"""
     )
 
 
-def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
-    rows = con.execute(
+def _measure(prepared: Prepared, result: Committed, now: datetime) -> None:
+    prepared.execute("TRUNCATE work.this_commit")
+    prepared.execute(
+        "INSERT INTO work.this_commit VALUES ($commit_seq, $now::TIMESTAMP)", commit_seq=result.commit_seq, now=now
+    )
+    rows = prepared.execute(
         """SELECT event_group, dataset, count(*), epoch(max(occurred_at_utc)), count(contract_violation),
             count(*) FILTER (NOT is_known_type)
         FROM fresh LEFT JOIN shapes USING (shape) GROUP BY event_group, dataset"""
@@ -129,7 +132,7 @@ def _measure(con: duckdb.DuckDBPyConnection, result: Committed) -> None:
         result.accepted += count
         result.contract_violations += violations
         result.unknown_types += unknown
-    lag = con.execute("SELECT epoch(ingested_at_utc) - epoch(occurred_at_utc) AS lag FROM parsed, this_commit")
+    lag = prepared.execute("SELECT epoch(ingested_at_utc) - epoch(occurred_at_utc) AS lag FROM parsed, this_commit")
     result.lag_seconds = lag.fetchnumpy()["lag"]
 
 
@@ -137,23 +140,27 @@ def _transaction(
     store: Store, batch: Batch, result: Committed,
     repeated: list[tuple[date, int]], now: datetime, projection: Callable[[str], str], *, seal: bool, fresh_rows: bool,
 ) -> None:  # fmt: skip
-    con = store.con
+    con, prepared = store.con, store.prepared
     con.execute("BEGIN")
     try:
         if result.quarantined:
-            _insert_rejections(con, result.commit_seq, now)
+            _insert_rejections(prepared, result.commit_seq, now)
         if fresh_rows:
-            con.execute("INSERT INTO event_keys SELECT key FROM new_keys")
-        _touch_dates(con, result, repeated, now, fresh_rows=fresh_rows)
+            prepared.execute("INSERT INTO event_keys SELECT key FROM new_keys")
+        _touch_dates(store, result, repeated, now, fresh_rows=fresh_rows)
         if seal:
             _forget_tail(con, result, now)
         elif fresh_rows and result.accepted:
-            _insert_tail(con, result.datasets, projection)
-        _write_sources(store, batch, now)
-        con.execute(
-            """UPDATE progress SET commit_seq = ?, committed_at_utc = ?, accepted = accepted + ?,
-            duplicates = duplicates + ?, quarantined = quarantined + ?""",
-            [result.commit_seq, now, result.accepted, result.duplicates, sum(result.quarantined.values())],
+            _insert_tail(prepared, result.datasets, projection)
+        _write_sources(prepared, batch, now)
+        prepared.execute(
+            """UPDATE progress SET commit_seq = $commit_seq, committed_at_utc = $now, accepted = accepted + $accepted,
+            duplicates = duplicates + $duplicates, quarantined = quarantined + $quarantined""",
+            commit_seq=result.commit_seq,
+            now=now,
+            accepted=result.accepted,
+            duplicates=result.duplicates,
+            quarantined=sum(result.quarantined.values()),
         )
         con.execute("COMMIT")
     except BaseException:
@@ -166,9 +173,9 @@ def _roll_back(con: duckdb.DuckDBPyConnection) -> None:
         con.execute("ROLLBACK")
 
 
-def _insert_tail(con: duckdb.DuckDBPyConnection, datasets: set[str], projection: Callable[[str], str]) -> None:
+def _insert_tail(prepared: Prepared, datasets: set[str], projection: Callable[[str], str]) -> None:
     for dataset in (DATASETS[name] for name in DATASETS if name in datasets):
-        con.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection(dataset.name)}")
+        prepared.execute(f"INSERT INTO {dataset.tail_table} ({dataset.column_list}) {projection(dataset.name)}")
 
 
 def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetime) -> None:
@@ -180,7 +187,7 @@ def _forget_tail(con: duckdb.DuckDBPyConnection, result: Committed, now: datetim
 
 
 def _touch_dates(
-    con: duckdb.DuckDBPyConnection,
+    store: Store,
     result: Committed,
     repeated: list[tuple[date, int]],
     now: datetime,
@@ -188,49 +195,50 @@ def _touch_dates(
     fresh_rows: bool,
 ) -> None:
     """Note which dates gold must look at again, and count what is no row of silver."""
-    changed: dict[date, tuple[int, int]] = dict.fromkeys(_fresh_dates(con) if fresh_rows else [], (0, 0))
+    changed: dict[date, tuple[int, int]] = dict.fromkeys(_fresh_dates(store.prepared) if fresh_rows else [], (0, 0))
     for event_date, count in repeated:
         changed[event_date] = (0, count)
     quarantined = sum(result.quarantined.values())
     if quarantined:
         changed[now.date()] = (quarantined, changed.get(now.date(), (0, 0))[1])
-        _upsert(con, "quarantine_counts", "quarantine_date, reason", "lines",
+        _upsert(store.con, "quarantine_counts", "quarantine_date, reason", "lines",
                 [(now.date(), reason, count) for reason, count in result.quarantined.items()])  # fmt: skip
-    note_changed(con, changed, result.commit_seq)
+    note_changed(store.prepared, changed, result.commit_seq)
 
 
-def note_changed(con: duckdb.DuckDBPyConnection, changed: Mapping[date, tuple[int, int]], commit_seq: int) -> None:
+def note_changed(prepared: Prepared, changed: Mapping[date, tuple[int, int]], commit_seq: int) -> None:
     """Tell gold to look at these dates again, and add to their (quarantined lines, duplicate events)."""
     if not changed:
         return
-    days = list(changed)
-    table = pa.table(
-        {
-            "event_date": pa.array(days, pa.date32()),
-            "quarantined_lines": [changed[day][0] for day in days],
-            "duplicate_events": [changed[day][1] for day in days],
-        }
+    days = sorted(changed)
+    quarantined, duplicates = [changed[day][0] for day in days], [changed[day][1] for day in days]
+    prepared.execute(
+        f"""UPDATE dates SET changed_seq = $commit_seq,
+            quarantined_lines = dates.quarantined_lines + c.quarantined_lines,
+            duplicate_events = dates.duplicate_events + c.duplicate_events
+        FROM ({_CHANGED_DATES}) AS c WHERE dates.event_date = c.event_date""",
+        commit_seq=commit_seq,
+        days=days,
+        quarantined=quarantined,
+        duplicates=duplicates,
     )
-    con.register("changed_dates", table)
-    try:
-        con.execute(
-            """UPDATE dates SET changed_seq = ?, quarantined_lines = dates.quarantined_lines + c.quarantined_lines,
-                duplicate_events = dates.duplicate_events + c.duplicate_events
-            FROM changed_dates c WHERE dates.event_date = c.event_date""",
-            [commit_seq],
-        )
-        con.execute(
-            """INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
-            SELECT event_date, ?, quarantined_lines, duplicate_events
-            FROM changed_dates ANTI JOIN dates USING (event_date)""",
-            [commit_seq],
-        )
-    finally:
-        con.unregister("changed_dates")
+    prepared.execute(
+        f"""INSERT INTO dates (event_date, changed_seq, quarantined_lines, duplicate_events)
+        SELECT event_date, $commit_seq, quarantined_lines, duplicate_events
+        FROM ({_CHANGED_DATES}) ANTI JOIN dates USING (event_date)""",
+        commit_seq=commit_seq,
+        days=days,
+        quarantined=quarantined,
+        duplicates=duplicates,
+    )
 
 
-def _fresh_dates(con: duckdb.DuckDBPyConnection) -> list[date]:
-    return [row[0] for row in con.execute("SELECT DISTINCT event_date FROM parsed").fetchall()]
+_CHANGED_DATES = """SELECT unnest($days::DATE[]) AS event_date, unnest($quarantined::BIGINT[]) AS quarantined_lines,
+    unnest($duplicates::BIGINT[]) AS duplicate_events"""
+
+
+def _fresh_dates(prepared: Prepared) -> list[date]:
+    return [row[0] for row in prepared.execute("SELECT DISTINCT event_date FROM parsed").fetchall()]
 
 
 def _upsert(
@@ -243,7 +251,7 @@ def _upsert(
             con.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", [day, reason, lines])
 
 
-def _stage_rejections(con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejection]) -> dict[str, int]:
+def _stage_rejections(prepared: Prepared, rejections: Sequence[Rejection]) -> dict[str, int]:
     """Put those that were not quarantined before into `new_rejections`, each once; returns how many per reason.
 
     A rejection's key (source file, offset, content) shares the table of event keys: read again after a truncation, a
@@ -263,25 +271,24 @@ def _stage_rejections(con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejec
             "raw_md5": [r.raw_md5 for r in rejections],
         }
     )
-    con.register("rejected", table)
-    try:
-        con.execute(
-            f"""CREATE OR REPLACE TABLE work.new_rejections AS
-            SELECT * FROM (
+    prepared.execute("TRUNCATE work.new_rejections")
+    with prepared.given("rejected", table):
+        prepared.execute(
+            f"""INSERT INTO work.new_rejections SELECT * FROM (
                 SELECT *, {REJECTION_KEY} AS key FROM rejected
                 QUALIFY row_number() OVER (PARTITION BY key) = 1
             ) ANTI JOIN event_keys USING (key)"""
         )
-    finally:
-        con.unregister("rejected")
-    return dict(con.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
+    return dict(prepared.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
 
 
-def _insert_rejections(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime) -> None:
-    con.execute("INSERT INTO event_keys SELECT key FROM new_rejections")
-    con.execute(
-        "INSERT INTO rejections SELECT ?, ?, * EXCLUDE (key) FROM new_rejections ORDER BY source_file, source_offset",
-        [commit_seq, now],
+def _insert_rejections(prepared: Prepared, commit_seq: int, now: datetime) -> None:
+    prepared.execute("INSERT INTO event_keys SELECT key FROM new_rejections")
+    prepared.execute(
+        """INSERT INTO rejections SELECT $commit_seq, $now, * EXCLUDE (key)
+        FROM new_rejections ORDER BY source_file, source_offset""",
+        commit_seq=commit_seq,
+        now=now,
     )
 
 
@@ -289,34 +296,33 @@ REJECTION_KEY = "xor(md5_number(concat_ws(chr(0), source_file, source_offset, ra
 """SQL for the key of a rejection. The flipped bit keeps it apart from an event whose id spells the very same text."""
 
 
-def _write_sources(store: Store, batch: Batch, now: datetime) -> None:
+def _write_sources(prepared: Prepared, batch: Batch, now: datetime) -> None:
     """Write the state of every source that this batch moved or that changed its name, doubt or fragment."""
-    con = store.con
     sources = list({*batch.checkpoints, *batch.touched})
     if not sources:
         return
-    _number(con, [source for source in sources if source.source_id == 0])
-    con.register("source_states", _source_table(sources, batch.checkpoints))
-    try:
-        columns = [name for name in SOURCE_COLUMNS if name != "source_id"]
-        assignments = ", ".join(f"{name} = s.{name}" for name in columns)
-        con.execute(
-            f"""UPDATE sources SET {assignments}, updated_at_utc = ? FROM source_states s
+    new = [source for source in sources if source.source_id == 0]
+    _number(prepared, new)
+    columns = ", ".join(SOURCE_COLUMNS)
+    assignments = ", ".join(f"{name} = s.{name}" for name in SOURCE_COLUMNS if name != "source_id")
+    with prepared.given("source_states", _source_table(sources, batch.checkpoints)):
+        prepared.execute(
+            f"""UPDATE sources SET {assignments}, updated_at_utc = $now FROM source_states AS s
             WHERE sources.source_id = s.source_id""",
-            [now],
+            now=now,
         )
-        con.execute(
-            f"""INSERT INTO sources ({", ".join(SOURCE_COLUMNS)}, updated_at_utc)
-            SELECT {", ".join(SOURCE_COLUMNS)}, ? FROM source_states
-            ANTI JOIN sources USING (source_id)""",
-            [now],
-        )
-    finally:
-        con.unregister("source_states")
+        if new:
+            prepared.execute(
+                f"""INSERT INTO sources ({columns}, updated_at_utc)
+                SELECT {columns}, $now FROM source_states ANTI JOIN sources USING (source_id)""",
+                now=now,
+            )
 
 
-def _number(con: duckdb.DuckDBPyConnection, sources: Iterable[Source]) -> None:
-    row = con.execute("SELECT coalesce(max(source_id), 0) FROM sources").fetchone()
+def _number(prepared: Prepared, sources: Sequence[Source]) -> None:
+    if not sources:
+        return
+    row = prepared.execute("SELECT coalesce(max(source_id), 0) FROM sources").fetchone()
     next_id = int(row[0]) + 1 if row else 1
     for source_id, source in enumerate(sources, next_id):
         source.source_id = source_id

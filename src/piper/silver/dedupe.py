@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from datetime import date
 
-import duckdb
+from piper.prepared import Prepared
 
 
-def keep_first(con: duckdb.DuckDBPyConnection) -> list[tuple[date, int]]:
+def keep_first(prepared: Prepared) -> list[tuple[date, int]]:
     """Leave in `parsed` only accepted lines whose event_id is new, the first of each; fill `new_keys`.
 
     Returns how many lines repeated a known event_id, per event_date.
     """
-    con.execute(
-        """CREATE OR REPLACE TABLE work.new_keys AS
+    prepared.execute("TRUNCATE work.new_keys")
+    prepared.execute(
+        """INSERT INTO work.new_keys
         WITH firsts AS (
             SELECT md5_number(event_id) AS key, min(line_index) AS line_index
             FROM parsed WHERE verdict IS NULL GROUP BY ALL
         )
         SELECT key, line_index FROM firsts ANTI JOIN event_keys USING (key)"""
     )
-    repeated = con.execute(
+    repeated = prepared.execute(
         """SELECT event_date, count(*) FROM parsed ANTI JOIN new_keys USING (line_index)
         WHERE verdict IS NULL GROUP BY event_date"""
     ).fetchall()
-    con.execute("DELETE FROM work.parsed WHERE line_index NOT IN (SELECT line_index FROM new_keys)")
+    prepared.execute("DELETE FROM work.parsed WHERE line_index NOT IN (SELECT line_index FROM new_keys)")
     return [(event_date, int(count)) for event_date, count in repeated]

@@ -41,10 +41,11 @@ class Released:
     reason: str
 
 
-def release(con: duckdb.DuckDBPyConnection, lines: Sequence[Released], seq: int) -> int:
+def release(store: Store, lines: Sequence[Released], seq: int) -> int:
     """Step 1, inside the caller's transaction of commit `seq`; returns how many were in quarantine until now."""
     if not lines:
         return 0
+    con = store.con
     keys = [str(line.key) for line in lines]
     held = con.execute(
         "SELECT DISTINCT key FROM event_keys WHERE key IN (SELECT unnest(?::VARCHAR[])::UHUGEINT)", [keys]
@@ -57,7 +58,7 @@ def release(con: duckdb.DuckDBPyConnection, lines: Sequence[Released], seq: int)
             [count, day, reason],
         )
     days = Counter(line.day for line in left.values())
-    note_changed(con, {day: (-count, 0) for day, count in days.items()}, seq)
+    note_changed(store.prepared, {day: (-count, 0) for day, count in days.items()}, seq)
     con.execute("UPDATE progress SET quarantined = greatest(0, quarantined - ?)", [len(left)])
     _note_files(con, {line.file for line in left.values()})
     return len(left)

@@ -191,7 +191,7 @@ class Rewrite:
                 con.execute("BEGIN")
                 try:
                     self._enter(con, seq, now)
-                    note_changed(con, dict.fromkeys(changed, (0, 0)), seq)
+                    note_changed(self.store.prepared, dict.fromkeys(changed, (0, 0)), seq)
                     also(con, seq)
                     con.execute("COMMIT")
                 except BaseException as error:

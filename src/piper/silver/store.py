@@ -24,6 +24,7 @@ import duckdb
 from piper.errors import DataRootError, ManifestDamagedError, ManifestNewerError, PiperError, WriterLockedError
 from piper.files import ensure_writable, make_directory, write_atomic
 from piper.layout import Layout
+from piper.prepared import Prepared
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import check_is_there, check_not_lost, check_not_older, holds_data
@@ -74,6 +75,8 @@ class Store:
     def __init__(self, layout: Layout, con: duckdb.DuckDBPyConnection) -> None:
         self.layout = layout
         self.con = con
+        self.prepared = Prepared(con)
+        """What runs for every batch, on `con`."""
         self.second_con = self.cursor()
         """For the writer's helper thread."""
         self.reveal_lock = threading.Lock()
@@ -126,7 +129,7 @@ class Store:
 
     def progress(self, con: duckdb.DuckDBPyConnection | None = None) -> Progress:
         """Where the warehouse stands."""
-        row = (con or self.con).execute("FROM progress").fetchone()
+        row = (con or self.prepared).execute("FROM progress").fetchone()
         if row is None:
             raise ManifestDamagedError(self.layout.manifest, "it has no progress row")
         return Progress(*row)

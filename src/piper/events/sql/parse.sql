@@ -102,7 +102,7 @@ reasons AS (
             WHEN not_object IS NOT NULL THEN 'invalid_field:' || not_object
             WHEN occurred_at_utc IS NULL OR occurred_at_utc < TIMESTAMP '0001-01-01 00:00:00'
             THEN 'invalid_field:' || CASE WHEN is_flat THEN 'occurred_at' ELSE 'occurred_at_utc' END
-            WHEN occurred_at_utc > $received_at + INTERVAL 1 HOUR
+            WHEN occurred_at_utc > CAST($received_at AS TIMESTAMP) + INTERVAL 1 HOUR
             THEN 'clock_skew:' || CASE WHEN is_flat THEN 'occurred_at' ELSE 'occurred_at_utc' END
         END AS verdict
     FROM judged
