@@ -77,16 +77,14 @@ def commit(
     con = store.con
     progress = store.progress()
     result = Committed(progress.commit_seq + 1)
-    repeated = keep_first(con) if fresh_rows else []
+    repeated = keep_first(con, store.keys) if fresh_rows else []
     if fresh_rows:
         _define_fresh(con, result.commit_seq, now)
         _measure(con, result)
     else:
-        con.execute(
-            "CREATE OR REPLACE TABLE work.new_keys AS SELECT key, 0::BIGINT AS line_index FROM event_keys LIMIT 0"
-        )
+        con.execute("CREATE OR REPLACE TABLE work.new_keys (key UHUGEINT, line_index BIGINT)")
     result.duplicates = sum(count for _, count in repeated)
-    result.quarantined = _stage_rejections(con, rejections)
+    result.quarantined = _stage_rejections(store, rejections)
     staged = store.layout.staging / numbered(SEAL, result.commit_seq)
     # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
     shutil.rmtree(staged, ignore_errors=True)
@@ -99,6 +97,7 @@ def commit(
         if seal:
             reveal(store.layout, staged)
             failpoint("commit.revealed")
+    store.keys.spill_if_full(con)
     return result
 
 
@@ -140,9 +139,9 @@ def _transaction(
     con.execute("BEGIN")
     try:
         if result.quarantined:
-            _insert_rejections(con, result.commit_seq, now)
+            _insert_rejections(store, result.commit_seq, now)
         if fresh_rows:
-            con.execute("INSERT INTO event_keys SELECT key FROM new_keys")
+            store.keys.add(con, "work.new_keys")
         _touch_dates(con, result, repeated, now, fresh_rows=fresh_rows)
         if seal:
             _forget_tail(con, result, now)
@@ -242,14 +241,15 @@ def _upsert(
             con.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", [day, reason, lines])
 
 
-def _stage_rejections(con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejection]) -> dict[str, int]:
+def _stage_rejections(store: Store, rejections: Sequence[Rejection]) -> dict[str, int]:
     """Put those that were not quarantined before into `new_rejections`, each once; returns how many per reason.
 
-    A rejection's key (source file, offset, content) shares the table of event keys: read again after a truncation, a
+    A rejection's key (source file, offset, content) is among the keys of events: read again after a truncation, a
     rebuild or a restored spool, the same bad line at the same place stays one entry.
     """
     if not rejections:
         return {}
+    con = store.con
     table = pa.table(
         {
             "source_file": [r.source_file for r in rejections],
@@ -266,18 +266,18 @@ def _stage_rejections(con: duckdb.DuckDBPyConnection, rejections: Sequence[Rejec
     try:
         con.execute(
             f"""CREATE OR REPLACE TABLE work.new_rejections AS
-            SELECT * FROM (
-                SELECT *, {REJECTION_KEY} AS key FROM rejected
-                QUALIFY row_number() OVER (PARTITION BY key) = 1
-            ) ANTI JOIN event_keys USING (key)"""
+            SELECT *, {REJECTION_KEY} AS key FROM rejected
+            QUALIFY row_number() OVER (PARTITION BY key) = 1"""
         )
     finally:
         con.unregister("rejected")
+    store.keys.drop_known(con, "work.new_rejections")
     return dict(con.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
 
 
-def _insert_rejections(con: duckdb.DuckDBPyConnection, commit_seq: int, now: datetime) -> None:
-    con.execute("INSERT INTO event_keys SELECT key FROM new_rejections")
+def _insert_rejections(store: Store, commit_seq: int, now: datetime) -> None:
+    con = store.con
+    store.keys.add(con, "work.new_rejections")
     con.execute(
         "INSERT INTO rejections SELECT ?, ?, * EXCLUDE (key) FROM new_rejections ORDER BY source_file, source_offset",
         [commit_seq, now],
