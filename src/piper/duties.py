@@ -19,6 +19,7 @@ FORGET_CHUNKS_MAX = 500
 """Put away in a step: no gold refresh can begin before it ends."""
 BACKFILL_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
+KEYS_SECONDS = 10.0
 COMPACT_SECONDS = 60.0
 
 
@@ -36,9 +37,19 @@ def daemon_duties() -> tuple[Duty, ...]:
         Duty("forget", FORGET_SECONDS, forget, gold_rests=True, yields=False),
         Duty("mask", PRIVACY_SECONDS, rewrite_history),
         Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
+        Duty("keys", KEYS_SECONDS, merge_keys, yields=False),
         Duty("backfill", BACKFILL_SECONDS, go_on_with_backfill),
         Duty("prune", PRUNE_SECONDS, prune_due, gold_rests=True, yields=False),
         Duty("compact", COMPACT_SECONDS, compact_due),
+    )
+
+
+def merge_keys(hands: Hands) -> bool:
+    """Merge key runs where there are enough of one size. Even in a backlog, in which they come fastest."""
+    return hands.writer.store.keys.merge(
+        hands.con,
+        in_writer=lambda step: hands.in_writer(lambda writer: step(writer.store.con)),
+        check=hands.check,
     )
 
 
@@ -69,6 +80,8 @@ def after_a_pass(hands: Hands) -> Compacted:
     """
     settings = hands.writer.settings
     while forget(hands):
+        hands.check()
+    while merge_keys(hands):
         hands.check()
     try:
         prune(hands, settings.retention)

@@ -78,6 +78,11 @@ class Layout:
         return self.state / "ingest_manifest.duckdb"
 
     @property
+    def keys(self) -> Path:
+        """Key runs, to which the manifest's older keys have moved: immutable, named by the manifest."""
+        return self.state / "keys"
+
+    @property
     def gold_state(self) -> Path:
         """The gold tables with their watermarks."""
         return self.state / "gold.duckdb"

@@ -34,7 +34,8 @@ class Prepared:
     """The prepared statements of one connection, by their SQL. Belongs to the thread that has the connection."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
-        self._con = con
+        self.con = con
+        """The connection itself, for what is not run for every batch."""
         self._names: OrderedDict[str, str] = OrderedDict()
         self._slots: dict[str, _Slot] = {}
         con.execute("SET disabled_optimizers = 'statistics_propagation'")
@@ -44,13 +45,13 @@ class Prepared:
         name = self._names.get(sql)
         if name is None:
             if len(self._names) >= STATEMENTS_MAX:
-                self._con.execute(f"DEALLOCATE {self._names.popitem(last=False)[1]}")
+                self.con.execute(f"DEALLOCATE {self._names.popitem(last=False)[1]}")
             name = f"piper_{next(_numbers)}"
-            self._con.execute(f"PREPARE {name} AS {sql}")
+            self.con.execute(f"PREPARE {name} AS {sql}")
             self._names[sql] = name
         self._names.move_to_end(sql)
         given = ", ".join(f"{key} := {_literal(value)}" for key, value in values.items())
-        return self._con.execute(f"EXECUTE {name}({given})" if given else f"EXECUTE {name}")
+        return self.con.execute(f"EXECUTE {name}({given})" if given else f"EXECUTE {name}")
 
     @contextmanager
     def given(self, name: str, table: pa.Table) -> Iterator[None]:
@@ -58,7 +59,7 @@ class Prepared:
         slot = self._slots.get(name)
         if slot is None:
             slot = self._slots[name] = _Slot(table)
-            self._con.register(name, slot)
+            self.con.register(name, slot)
         slot.table = table
         try:
             yield

@@ -286,7 +286,8 @@ class Writer:
         silver = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM chunks").fetchone()
         quarantine = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM quarantine_files").fetchone()
         return {
-            "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file()),
+            "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file())
+            + self.store.keys.size_bytes(con),
             "tail": layout.tail.stat().st_size,
             "gold": layout.gold.stat().st_size,
             "silver": silver[0] if silver else 0,

@@ -19,6 +19,7 @@ from piper.errors import PiperError
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
 from piper.silver.release import Released, release
 from piper.silver.rewrite import Partition, Rewrite, partitions
+from piper.silver.store import Store
 from piper.upkeep import Hands
 
 
@@ -46,7 +47,7 @@ def apply(
         raise
 
     def also(con: duckdb.DuckDBPyConnection, seq: int) -> None:
-        _note_keys(con, fresh, withdrawn)
+        _note_keys(hands.writer.store, fresh, withdrawn)
         con.execute("UPDATE progress SET accepted = greatest(0, accepted + ?)", [changes.added - changes.rejected])
         release(hands.writer.store, released, seq)
         write(con, changes)
@@ -110,15 +111,22 @@ def _leaf(dataset: Dataset, day: date, kind: str | None) -> Partition:
     return Partition(dataset.name, day, directory, (), 0, 0)
 
 
-def _note_keys(con: duckdb.DuckDBPyConnection, fresh: pa.Table, withdrawn: Sequence[str]) -> None:
+def _note_keys(store: Store, fresh: pa.Table, withdrawn: Sequence[str]) -> None:
+    con, keys = store.con, store.keys
     if fresh.num_rows:
         con.register("brought", fresh)
         try:
             con.execute("CREATE OR REPLACE TEMP TABLE brought_keys AS SELECT md5_number(event_id) AS key FROM brought")
         finally:
             con.unregister("brought")
-        if con.execute("SELECT 1 FROM brought_keys SEMI JOIN event_keys USING (key) LIMIT 1").fetchone():
+        keys.drop_known(store.prepared, "brought_keys")
+        left = con.execute("SELECT count(*) FROM brought_keys").fetchone()
+        if left != (fresh.num_rows,):
             raise ComeMeanwhileError
-        con.execute("INSERT INTO event_keys SELECT key FROM brought_keys")
+        keys.add(store.prepared, "brought_keys")
     if withdrawn:
-        con.execute("DELETE FROM event_keys WHERE key IN (SELECT md5_number(unnest(?::VARCHAR[])))", [withdrawn])
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE withdrawn_keys AS SELECT DISTINCT md5_number(unnest(?::VARCHAR[])) AS key",
+            [withdrawn],
+        )
+        keys.forget(con, "withdrawn_keys")

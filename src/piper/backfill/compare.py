@@ -176,8 +176,10 @@ def _known(bench: Workbench, hands: Hands) -> list[str]:
         return []
     hands.con.register("absent", absent)
     try:
+        keys = hands.writer.store.keys.known(hands.con, "SELECT md5_number(event_id) AS key FROM absent")
         rows = hands.con.execute(
-            "SELECT event_id FROM absent WHERE md5_number(event_id) IN (SELECT key FROM event_keys)"
+            "SELECT event_id FROM absent WHERE md5_number(event_id) IN (SELECT unnest(?::VARCHAR[])::UHUGEINT)",
+            [[str(key) for key in keys]],
         ).fetchall()
         known = [event_id for (event_id,) in rows]
         if (

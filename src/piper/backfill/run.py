@@ -313,11 +313,17 @@ def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejecti
         return
     hands.con.register("rejected_lines", lines)
     try:
+        known = hands.writer.store.keys.known(
+            hands.con,
+            """SELECT key::UHUGEINT AS key FROM rejected_lines
+            UNION ALL SELECT md5_number(event_id) FROM rejected_lines WHERE event_id IS NOT NULL""",
+        )
         rows = hands.con.execute(
             """SELECT number FROM rejected_lines
-            WHERE key::UHUGEINT NOT IN (SELECT key FROM event_keys)
-                AND (event_id IS NULL OR md5_number(event_id) NOT IN (SELECT key FROM event_keys))
-            ORDER BY number"""
+            WHERE key::UHUGEINT NOT IN (SELECT unnest($known::VARCHAR[])::UHUGEINT)
+                AND (event_id IS NULL OR md5_number(event_id) NOT IN (SELECT unnest($known::VARCHAR[])::UHUGEINT))
+            ORDER BY number""",
+            {"known": [str(key) for key in known]},
         ).fetchall()
     finally:
         hands.con.unregister("rejected_lines")

@@ -82,7 +82,7 @@ DATASETS: Final = (
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
 PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
-DUTIES: Final = ("forget", "mask", "clean", "backfill", "compact", "prune")
+DUTIES: Final = ("forget", "mask", "clean", "keys", "backfill", "compact", "prune")
 
 OLD_SECONDS: Final = 366 * 86_400
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

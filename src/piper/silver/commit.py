@@ -79,11 +79,11 @@ def commit(
     """
     con = store.con
     result = Committed(store.progress().commit_seq + 1)
-    repeated = keep_first(store.prepared) if fresh_rows else []
+    repeated = keep_first(store.prepared, store.keys) if fresh_rows else []
     if fresh_rows:
         _measure(store.prepared, result, now)
     result.duplicates = sum(count for _, count in repeated)
-    result.quarantined = _stage_rejections(store.prepared, rejections)
+    result.quarantined = _stage_rejections(store, rejections)
     staged = store.layout.staging / numbered(SEAL, result.commit_seq)
     # What a failed attempt at this commit staged must not be there when the commit is durable: opening would reveal it.
     shutil.rmtree(staged, ignore_errors=True)
@@ -96,6 +96,7 @@ def commit(
         if seal:
             reveal(store.layout, staged, progress)
             failpoint("commit.revealed")
+    store.keys.spill_if_full(store.prepared)
     return result
 
 
@@ -144,9 +145,9 @@ def _transaction(
     con.execute("BEGIN")
     try:
         if result.quarantined:
-            _insert_rejections(prepared, result.commit_seq, now)
+            _insert_rejections(store, result.commit_seq, now)
         if fresh_rows:
-            prepared.execute("INSERT INTO event_keys SELECT key FROM new_keys")
+            store.keys.add(prepared, "work.new_keys")
         _touch_dates(store, result, repeated, now, fresh_rows=fresh_rows)
         if seal:
             _forget_tail(con, result, now)
@@ -251,14 +252,15 @@ def _upsert(
             con.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", [day, reason, lines])
 
 
-def _stage_rejections(prepared: Prepared, rejections: Sequence[Rejection]) -> dict[str, int]:
+def _stage_rejections(store: Store, rejections: Sequence[Rejection]) -> dict[str, int]:
     """Put those that were not quarantined before into `new_rejections`, each once; returns how many per reason.
 
-    A rejection's key (source file, offset, content) shares the table of event keys: read again after a truncation, a
+    A rejection's key (source file, offset, content) is among the keys of events: read again after a truncation, a
     rebuild or a restored spool, the same bad line at the same place stays one entry.
     """
     if not rejections:
         return {}
+    prepared = store.prepared
     table = pa.table(
         {
             "source_file": [r.source_file for r in rejections],
@@ -274,17 +276,16 @@ def _stage_rejections(prepared: Prepared, rejections: Sequence[Rejection]) -> di
     prepared.execute("TRUNCATE work.new_rejections")
     with prepared.given("rejected", table):
         prepared.execute(
-            f"""INSERT INTO work.new_rejections SELECT * FROM (
-                SELECT *, {REJECTION_KEY} AS key FROM rejected
-                QUALIFY row_number() OVER (PARTITION BY key) = 1
-            ) ANTI JOIN event_keys USING (key)"""
+            f"""INSERT INTO work.new_rejections SELECT *, {REJECTION_KEY} AS key FROM rejected
+            QUALIFY row_number() OVER (PARTITION BY key) = 1"""
         )
+    store.keys.drop_known(prepared, "work.new_rejections")
     return dict(prepared.execute("SELECT reason, count(*) FROM new_rejections GROUP BY reason").fetchall())
 
 
-def _insert_rejections(prepared: Prepared, commit_seq: int, now: datetime) -> None:
-    prepared.execute("INSERT INTO event_keys SELECT key FROM new_rejections")
-    prepared.execute(
+def _insert_rejections(store: Store, commit_seq: int, now: datetime) -> None:
+    store.keys.add(store.prepared, "work.new_rejections")
+    store.prepared.execute(
         """INSERT INTO rejections SELECT $commit_seq, $now, * EXCLUDE (key)
         FROM new_rejections ORDER BY source_file, source_offset""",
         commit_seq=commit_seq,

@@ -33,7 +33,7 @@ PURGE = "purge_quarantine_file"
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A line that leaves: its key in event_keys, the file of its record, the day and reason of its quarantine."""
+    """A line that leaves: its key (silver/keys.py), the file of its record, the day and reason of its quarantine."""
 
     key: int
     file: str
@@ -46,12 +46,12 @@ def release(store: Store, lines: Sequence[Released], seq: int) -> int:
     if not lines:
         return 0
     con = store.con
-    keys = [str(line.key) for line in lines]
-    held = con.execute(
-        "SELECT DISTINCT key FROM event_keys WHERE key IN (SELECT unnest(?::VARCHAR[])::UHUGEINT)", [keys]
-    ).fetchall()
-    left = {line.key: line for line in lines if (line.key,) in set(held)}
-    con.execute("DELETE FROM event_keys WHERE key IN (SELECT unnest(?::VARCHAR[])::UHUGEINT)", [keys])
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE released_keys AS SELECT DISTINCT unnest(?::VARCHAR[])::UHUGEINT AS key",
+        [[str(line.key) for line in lines]],
+    )
+    held = set(store.keys.forget(con, "released_keys"))
+    left = {line.key: line for line in lines if line.key in held}
     for (day, reason), count in Counter((line.day, line.reason) for line in left.values()).items():
         con.execute(
             """UPDATE quarantine_counts SET lines = greatest(0, lines - ?) WHERE quarantine_date = ? AND reason = ?""",
@@ -82,7 +82,7 @@ def _purge(store: Store, file: str) -> int:
     size = gone = 0
     if row is not None and path.exists():
         records = path.read_bytes()[: row[0]].splitlines(keepends=True)
-        dropped = _without_key(con, records)
+        dropped = _without_key(store, records)
         kept = b"".join(record for number, record in enumerate(records) if number not in dropped)
         size, gone = len(kept), len(dropped)
         if gone:
@@ -101,7 +101,7 @@ def _purge(store: Store, file: str) -> int:
     return gone
 
 
-def _without_key(con: duckdb.DuckDBPyConnection, records: Sequence[bytes]) -> set[int]:
+def _without_key(store: Store, records: Sequence[bytes]) -> set[int]:
     """The numbers of the records whose line has left quarantine. What is no record of ours stays."""
     found = []
     for number, line in enumerate(records):
@@ -114,11 +114,11 @@ def _without_key(con: duckdb.DuckDBPyConnection, records: Sequence[bytes]) -> se
         return set()
     numbers, files, offsets, sums = zip(*found, strict=True)
     table = pa.table({"number": numbers, "source_file": files, "source_offset": offsets, "raw_md5": sums})
+    con = store.con
     con.register("records", table)
     try:
-        rows = con.execute(
-            f"SELECT number FROM (SELECT number, {REJECTION_KEY} AS key FROM records) ANTI JOIN event_keys USING (key)"
-        ).fetchall()
+        con.execute(f"CREATE OR REPLACE TEMP TABLE record_keys AS SELECT number, {REJECTION_KEY} AS key FROM records")
     finally:
         con.unregister("records")
-    return {number for (number,) in rows}
+    store.keys.drop_known(store.prepared, "record_keys")
+    return {number for (number,) in con.execute("SELECT number FROM record_keys").fetchall()}

@@ -1,7 +1,8 @@
 """The manifest's tables, versioned.
 
 A manifest is only ever moved forward, one version at a time and each in one transaction; a manifest of a newer version
-is refused. Version 2 brought rewrites (silver/rewrite.py) and what masks stand for (silver/masking.py).
+is refused. Version 2 brought rewrites (silver/rewrite.py) and what masks stand for (silver/masking.py), version 3 key
+runs (silver/keys.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import duckdb
 
 from piper.silver.datasets import DATASETS
 
-VERSION = 2
+VERSION = 3
 
 _CREATE_META = "CREATE TABLE IF NOT EXISTS manifest_meta (key VARCHAR, value VARCHAR)"
 _VERSION_1 = (
@@ -101,7 +102,23 @@ def _create_version_2(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(statement)
 
 
-MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {1: _create_version_1, 2: _create_version_2}
+_VERSION_3 = (
+    # Files in state/keys, each with keys that left event_keys; forgotten_keys are in them and count no more.
+    "CREATE TABLE key_runs (number BIGINT NOT NULL, name VARCHAR NOT NULL, keys BIGINT NOT NULL)",
+    "CREATE TABLE forgotten_keys (key UHUGEINT NOT NULL)",
+)
+
+
+def _create_version_3(con: duckdb.DuckDBPyConnection) -> None:
+    for statement in _VERSION_3:
+        con.execute(statement)
+
+
+MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
+    1: _create_version_1,
+    2: _create_version_2,
+    3: _create_version_3,
+}
 """What brings a manifest from version n - 1 to version n."""
 
 

@@ -29,6 +29,7 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import check_is_there, check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
+from piper.silver.keys import Keys
 from piper.silver.staging import REWRITE, SEAL, recover_staging
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
 
@@ -79,6 +80,7 @@ class Store:
         """What runs for every batch, on `con`."""
         self.second_con = self.cursor()
         """For the writer's helper thread."""
+        self.keys = Keys(layout)
         self.reveal_lock = threading.Lock()
         """Held from the COMMIT of a seal or rewrite until its chunks are in their places."""
         self.rewrite_lock = threading.Lock()
@@ -104,9 +106,10 @@ class Store:
             for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
                 ensure_writable(directory, "directory")
             _prepare(con, layout)
-            store = cls(layout, con)
+            store = opened = cls(layout, con)
             check_not_older(layout, store.progress().commit_seq)
             _as_piper_error(lambda: recover_staging(layout, durable_through(store.progress())), layout.manifest)
+            _as_piper_error(lambda: opened.keys.recover(con), layout.manifest)
             _as_piper_error(lambda: write_holder(layout, command), layout.manifest)
         except BaseException:
             if store is not None:
@@ -244,6 +247,8 @@ def _prepare(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         for table in (
             "sources",
             "event_keys",
+            "key_runs",
+            "forgotten_keys",
             "chunks",
             "hidden_chunks",
             "dates",
