@@ -2,14 +2,14 @@
 
     python bench/idle.py [--files 100000] [--seconds 150] [--growing 200] [--growing-seconds 60] [--json]
 
-The spool: `--files` files of two events in 200 directories, ingested once by `piper ingest` before anything is measured.
+The spool: `--files` files of two events in 200 directories, ingested once by `piper ingest` before all else.
 Then, each in a fresh piperd over that data root:
 
 poll, events    nothing grows. Seconds from the start of the process to ready; after a minute to settle, CPU seconds a
                 second over `--seconds` (which hold full scans: choose several times their distance, 40 s for 100,000
                 files), memory, open files
 growing         watch.mode = poll, `--growing` files get one event a second each in turns, and a connected reader polls
-                every 50 ms: append → visible in silver (the first 75 s, in which a full scan finds that they grow, are left out), and
+                every 50 ms: append → visible in silver (but for the first 75 s, in which a full scan finds them), and
                 how memory and open files moved over the second half
 
 Promised: at most 0.01 of a core at rest, at most 250 MiB, ready within 5 s; with growing files p99 of at most twice
@@ -174,7 +174,9 @@ class Visible:
 
     def _run(self) -> None:
         con = duckdb.connect(str(self._catalog), read_only=True)
-        row = con.execute("SELECT coalesce(max(ingested_at_utc), '2000-01-01'::TIMESTAMP) FROM silver_events").fetchone()
+        row = con.execute(
+            "SELECT coalesce(max(ingested_at_utc), '2000-01-01'::TIMESTAMP) FROM silver_events"
+        ).fetchone()
         since = row[0] if row else None
         while not self._stop.wait(self._poll_seconds):
             asked = time.monotonic()
@@ -219,7 +221,7 @@ def resident_mib(pid: int) -> int:
 
 
 def open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 if __name__ == "__main__":
