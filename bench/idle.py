@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -170,6 +171,11 @@ class Visible:
     def wait_for(self, events: dict[str, float], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while events.keys() - self.at.keys() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def wait_for_count(self, events: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self.at) < events and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
     def _run(self) -> None:
