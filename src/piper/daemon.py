@@ -55,8 +55,12 @@ DRAIN_SECONDS = 10.0
 """How much of that goes into reading what is still unread."""
 GOLD_STOP_SECONDS = 5.0
 SCAN_SECONDS_MAX = 60.0
-SCAN_SHARE = 0.01
+SCAN_SHARE = 0.006
 """Full scans may take this share of one core: small spools are scanned every poll, 100,000 files once a minute."""
+POLL_SHARE = 0.2
+"""The same for looks at the files that grew lately: some thousands every poll, 100,000 less often."""
+BATCH_SHARE = 0.5
+"""Of the poll interval: how long a batch gathers. The lines of a quiet file wait for those of a flood no longer."""
 RESCAN_SECONDS = 1.0
 RESCAN_SHARE = 0.1
 """A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
@@ -206,7 +210,7 @@ class Daemon:
         self._look(writer)
         if writer.tail_is_old and not writer.tailer.ready:
             writer.seal()
-        writer.ingest()
+        writer.ingest(seconds=self.settings.watch.poll_seconds * BATCH_SHARE, look=lambda: self._poll_when_due(writer))
         self._publish(writer)
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
@@ -236,9 +240,16 @@ class Daemon:
             self._next_rescan = now + max(RESCAN_SECONDS, seconds / RESCAN_SHARE)
             self._next_poll = now + self.settings.watch.poll_seconds
             self._judge_spool(writer)
-        elif now >= self._next_poll:
-            self._next_poll = now + self.settings.watch.poll_seconds
+        else:
+            self._poll_when_due(writer)
+
+    def _poll_when_due(self, writer: Writer) -> None:
+        """Look at the files that grew lately; also while a batch gathers, which their lines then join."""
+        now = time.monotonic()
+        if now >= self._next_poll:
             writer.tailer.poll()
+            seconds = time.monotonic() - now
+            self._next_poll = now + max(self.settings.watch.poll_seconds, seconds / POLL_SHARE)
 
     def _judge_spool(self, writer: Writer) -> None:
         error = writer.tailer.spool_error

@@ -6,6 +6,7 @@ writer must be opened anew (`Writer.open`): the manifest alone knows what became
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -175,16 +176,17 @@ class Writer:
         if self.tailer.observed.discovered:
             self.masking.note_sources(self.tailer.sources)
         self.metrics.scan_finished(
-            len(scan.files), time.perf_counter() - started, discovered=self.tailer.observed.discovered
+            scan.unchanged + len(scan.files), time.perf_counter() - started, discovered=self.tailer.observed.discovered
         )
         self._report_observed()
 
-    def ingest(self) -> Committed | None:
+    def ingest(self, *, seconds: float = math.inf, look: Callable[[], None] = lambda: None) -> Committed | None:
         """Read, parse and commit one batch; None when there was nothing. Durable when it returns.
 
-        What became known of files without reading any (renames, doubts, kept fragments) is written as well.
+        What became known of files without reading any (renames, doubts, kept fragments) is written as well. After
+        `seconds` no further slice is begun. `look` is called before each: what it finds new comes into this batch.
         """
-        batch, rejections = self._gather()
+        batch, rejections = self._gather(seconds, look)
         if not batch:
             self._report_observed()
             return None
@@ -329,7 +331,7 @@ class Writer:
         names = self.masking.mask_texts(self.store.con, [host.host for host in hosts])
         return [host._replace(host=name) for host, name in zip(hosts, names, strict=True)]
 
-    def _gather(self) -> tuple[Batch, list[Rejection]]:
+    def _gather(self, seconds: float, look: Callable[[], None]) -> tuple[Batch, list[Rejection]]:
         """Read slices until nothing is ready or the batch is full; each is parsed while the next ones are read."""
         batch, rejections = Batch(), []
         self._long_bytes = 0
@@ -338,11 +340,12 @@ class Writer:
         read_seconds = 0.0
         pending: deque[Future[list[Rejection]]] = deque()
         while True:
-            lines, seconds = self._read_slice(batch)
-            read_seconds += seconds
+            look()
+            lines, took = self._read_slice(batch)
+            read_seconds += took
             if lines is not None:
                 pending.append(self._parser.add(lines, self.clock.now()))
-            is_full = self._is_full(batch)
+            is_full = self._is_full(batch) or time.perf_counter() - started >= seconds
             while pending and (is_full or len(pending) > self._parser.slices_at_once):
                 rejections += pending.popleft().result()
             if is_full:

@@ -33,6 +33,8 @@ from piper.silver.keys import Keys
 from piper.silver.staging import REWRITE, SEAL, recover_staging
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
 
+SOURCES_AT_ONCE = 4096
+"""Rows of the manifest that are fetched together."""
 T = TypeVar("T")
 
 NAMELESS_HOLDER_SECONDS = 2.0
@@ -168,11 +170,14 @@ class Store:
     def sources(self, vanished_days: int = VANISHED_DAYS) -> list[Source]:
         """Every spool file that has a state, oldest first; forgets those that vanished so long ago."""
         self.forget_sources(vanished_days)
-        rows = self.con.execute(
+        found = self.con.execute(
             "SELECT source_id, path, device, inode, read_offset, lines, head, head_bytes, guard, guard_bytes, size,"
             " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
-        ).fetchall()
-        return [_source(row) for row in rows]
+        )
+        sources: list[Source] = []
+        while rows := found.fetchmany(SOURCES_AT_ONCE):  # 100,000 rows of tuples would be as much memory again
+            sources.extend(map(_source, rows))
+        return sources
 
 
 def durable_through(progress: Progress) -> dict[str, int]:

@@ -25,7 +25,9 @@ class Scan:
     """What one walk over the spool saw."""
 
     files: dict[bytes, os.stat_result] = field(default_factory=dict)
-    """Regular files by path relative to the root."""
+    """Regular files by path relative to the root, but for those that `is_unchanged` has dealt with."""
+    unchanged: int = 0
+    """How many those were."""
     special: dict[bytes, str] = field(default_factory=dict)
     """What will not be read although it looks like input, and why."""
     failed: dict[bytes, int] = field(default_factory=dict)
@@ -52,10 +54,15 @@ def is_spool_path(path: bytes) -> bool:
     )
 
 
-def scan_spool(root: str, progress: Callable[[], None] = lambda: None) -> Scan:
+def scan_spool(
+    root: str,
+    progress: Callable[[], None] = lambda: None,
+    is_unchanged: Callable[[bytes, os.stat_result], bool] = lambda _path, _status: False,
+) -> Scan:
     """Walk `root`/<host>/<user>/… and return every *.jsonl in it. Never raises for what it finds there.
 
-    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang.
+    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang. A file of which
+    `is_unchanged` says so is counted and not kept: of 100,000 files at rest a `stat` each is all the memory there is.
     """
     scan = Scan()
     base = os.fsencode(root)
@@ -69,7 +76,7 @@ def scan_spool(root: str, progress: Callable[[], None] = lambda: None) -> Scan:
                     name = os.fsencode(entry.name)
                     path = relative + b"/" + name if relative else name
                     try:
-                        _note(entry, path, depth, stack, scan)
+                        _note(entry, path, depth, stack, scan, is_unchanged)
                     except FileNotFoundError:
                         pass  # deleted between the listing and now: an ordinary absence
                     except OSError as error:  # the rest of the directory can still be seen
@@ -94,15 +101,20 @@ def _listing(root: bytes, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(fd)
 
 
-def _note(entry: os.DirEntry[str], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:
+def _note(
+    entry: os.DirEntry[str], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan,
+    is_unchanged: Callable[[bytes, os.stat_result], bool],
+) -> None:  # fmt: skip
     """Take in one entry of a directory that lies `depth` levels below the root. Raises OSError."""
     is_input = path.endswith(SUFFIX)
     if is_input and depth >= 2:
         found = entry.stat(follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode):
-            scan.files[path] = found
-        else:
+        if not stat.S_ISREG(found.st_mode):
             scan.special[path] = kind_of(found.st_mode)
+        elif is_unchanged(path, found):
+            scan.unchanged += 1
+        else:
+            scan.files[path] = found
     elif entry.is_dir(follow_symlinks=False):
         if depth < DEPTH_MAX:
             stack.append((path, depth + 1))

@@ -109,6 +109,8 @@ class Source:
     """The size when that doubt began: NUL bytes beyond it are younger than the doubt."""
     nul_until: int = 0
     """NUL bytes before this offset are believed to stay."""
+    seen_in: int = 0
+    """The number of the last scan that found it as it was."""
     long_line: LongLine | None = None
     error: int = 0
     """errno of the last attempt to read it, when that failed: reported once."""

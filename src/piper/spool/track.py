@@ -59,6 +59,7 @@ class Tracker:
         self.ledger = Ledger()
         self.error = "not scanned yet"
         self.scanned = False
+        self._scans = 0
         self._hot: dict[Source, None] = {}
         self._suspects: set[Source] = set()
         self._vanished: dict[Source, float] = {}
@@ -72,7 +73,8 @@ class Tracker:
 
     def scan(self) -> Scan:
         """Walk the whole spool, take in new, renamed, changed and missing files. Cheap enough once a minute."""
-        scan = scan_spool(self._root, self._progress)
+        self._scans += 1
+        scan = scan_spool(self._root, self._progress, self._is_unchanged)
         if not scan.root_error and not scan.directories and not all(source.vanished for source in self.sources):
             scan.root_error = f"{self._root} is empty although {len(self.sources)} files are known: not mounted?"
         self.error = scan.root_error
@@ -230,6 +232,16 @@ class Tracker:
                 self.ledger.observed.event("io_error", directory, errno.errorcode.get(code, str(code)))
         self._failed = scan.failed
 
+    def _is_unchanged(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether a file is a source exactly as it was last seen, and nothing is doubtful about it."""
+        source = self.sources.at(path)
+        if source is None or source.inode != status.st_ino or source.vanished or source.suspicion is not None:
+            return False
+        if status.st_size != source.size or status.st_mtime_ns != source.mtime_ns:
+            return False
+        source.seen_in = self._scans
+        return True
+
     def _take_in(self, scan: Scan) -> None:
         unknown: list[tuple[bytes, os.stat_result]] = []
         for path, status in scan.files.items():
@@ -245,7 +257,7 @@ class Tracker:
         for path, status in sorted(unknown, key=lambda entry: entry[1].st_mtime_ns):
             self._take_in_file(path, status)
         for source in list(self.sources):
-            if source.path not in scan.files and scan.saw(source.path):
+            if source.seen_in != self._scans and source.path not in scan.files and scan.saw(source.path):
                 self.doubt(source, Doubt.GONE)
         for source in list(self.sources.displaced):
             self.doubt(source, Doubt.GONE, seconds=UNSEEN_SECONDS if scan.failed else None)
