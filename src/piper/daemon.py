@@ -42,7 +42,6 @@ from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging, set_level
 from piper.ops.metrics import Metrics
 from piper.ops.systemd import Notifier, describe, pulse
-from piper.publish.snapshots import drop_generations
 from piper.reload import Reloader
 from piper.settings import LoadedSettings, Settings
 from piper.spool.watch import changed_paths
@@ -267,7 +266,7 @@ class Daemon:
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
         self.metrics.hidden_chunks(writer.hidden_chunks())
-        drop_generations(self.layout)  # also when nothing new is published: they may show what was masked since
+        writer.tidy()  # also when nothing new is published: they may show what was masked since
         usage = shutil.disk_usage(self.layout.data_root)
         self.metrics.disk(usage.free, usage.total)
         if self.layout.state.stat().st_dev != self.layout.data_root.stat().st_dev:

@@ -1,0 +1,91 @@
+"""The published tail: Parquet segments in `warehouse/tail/`, immutable, of which the newest says which ones count.
+
+One segment holds rows of all datasets, in the union of their columns, and for each dataset one control row: `live`, the
+numbers of the segments whose rows are the tail, its own included, and how far the chunks of silver count beside them.
+So a reader lists one directory, once, and has rows and control of the same moment: there is nothing else to bind, and
+one rename (of the newest segment into its place) switches everything.
+
+Listing a directory is not one moment, though: of two segments that come while it is read, the later one may be found
+and the earlier one missed. So the control row that counts is the newest one whose `live` were all found. None at all
+(a segment was deleted by hand) is an error, not an answer without rows.
+
+`publish/tail.py` writes them; here is how they are read, by the catalog's views and by piper itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from piper.files import sql_literal
+from piper.layout import Layout
+from piper.silver.datasets import DATASETS, Dataset
+
+SUFFIX = ".parquet"
+CONTROL = (
+    ("segment", "BIGINT"),
+    ("live", "BIGINT[]"),
+    ("published_through", "BIGINT"),
+    ("sealed_through", "BIGINT"),
+    ("rewritten_through", "BIGINT"),
+    ("hidden", "VARCHAR[]"),
+)
+"""Columns beside those of the datasets. A dataset's rows have `segment` only, control rows none of its columns."""
+COLUMNS: dict[str, str] = {
+    "dataset": "VARCHAR",
+    **{name: kind for dataset in DATASETS.values() for name, kind in dataset.stored},
+    **dict(CONTROL),
+}
+"""All columns of a segment, with their types. A name that several datasets use has one type."""
+NONE_WHOLE = "the tail is not whole: segments are missing in warehouse/tail, piperd writes them anew within 15 s"
+
+
+def tail_ctes(dataset: Dataset, layout: Layout, columns: str | None = None) -> str:
+    """Common table expressions for a dataset: `listed`, `now` (the one control row) and `tail` (`columns` of its rows).
+
+    The pattern ends in `**` because that leaves out symbolic links, as which segments wait to be deleted.
+    """
+    columns = columns or dataset.column_list
+    return f"""listed AS MATERIALIZED (
+            SELECT {dataset.column_list}, {", ".join(name for name, _ in CONTROL)}
+            FROM read_parquet('{sql_literal(layout.tail)}/**', filename = true)
+            WHERE dataset = '{dataset.name}' AND filename LIKE '%{SUFFIX}'
+        ),
+        now AS MATERIALIZED (
+            FROM listed
+            WHERE live IS NOT NULL
+                AND list_has_all((SELECT list(segment) FROM listed WHERE live IS NOT NULL), live)
+            ORDER BY segment DESC LIMIT 1
+        ),
+        tail AS (
+            SELECT {columns} FROM listed
+            WHERE live IS NULL AND segment IN (SELECT unnest(live) FROM now)
+        )"""
+
+
+def sealed_through_sql() -> str:
+    """The `sealed_through` of `now`, as a subquery; an error where no control row counts."""
+    return f"(SELECT CASE WHEN count(*) = 0 THEN error('{NONE_WHOLE}') ELSE max(sealed_through) END FROM now)"
+
+
+def segments_in(directory: Path) -> list[Path]:
+    """The segments that readers list, oldest first."""
+    if not directory.is_dir():
+        return []
+    found = (path for path in directory.iterdir() if path.suffix == SUFFIX and not path.is_symlink())
+    return sorted(path for path in found if path.stem.isdigit())
+
+
+def rows_sql(files: str, dataset: Dataset) -> str:
+    """SELECT of a dataset's stored columns from segments, live or not; `files` is SQL text naming them."""
+    return f"""SELECT {dataset.column_list} FROM read_parquet({files})
+        WHERE dataset = '{dataset.name}' AND live IS NULL"""
+
+
+def highest(path: Path, *columns: str) -> list[int]:
+    """Highest values of control columns of one segment. Raises duckdb.Error where it cannot be read."""
+    wanted = ", ".join(f"max({column})" for column in columns)
+    with duckdb.connect() as probe:
+        row = probe.execute(f"SELECT {wanted} FROM read_parquet('{sql_literal(path)}')").fetchone()
+    return [int(value) for value in row or () if value is not None]
