@@ -60,6 +60,8 @@ class TailPublisher:
         make_directory(directory)
         present = segments_in(directory)
         if self._is_first:
+            # Of a piper before there were segments: a reader with its catalog must fail, and not see what was.
+            (self._layout.warehouse / "tail.duckdb").unlink(missing_ok=True)
             self._dead = dict.fromkeys(_long_dead(present), self._monotonic() - PARK_SECONDS)
         live = self._kept(progress, present)
         size = 0
