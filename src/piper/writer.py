@@ -227,8 +227,10 @@ class Writer:
         return True
 
     def tidy(self, *, older_than: float = GENERATION_SECONDS) -> None:
-        """Delete what readers saw before, once they have not needed it for so many seconds."""
+        """Delete what readers saw before, once they have not needed it for so many seconds; miss what they need now."""
         self._tail.tidy(older_than=older_than)
+        if not self._tail.is_whole():  # deleted by hand: the next publish makes it anew
+            self._published_seq = -1
 
     def export_quarantine(self) -> int:
         """Append pending rejections to the quarantine files, and take released ones out; returns how many came."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,21 @@ def test_a_reader_that_missed_a_segment_sees_the_tail_before_it_and_one_that_fin
         h.publish(0)
         check_datasets(h.ground)
         assert h.ground.seen()[0] == h.writer.totals.accepted
+
+
+def test_a_tail_that_was_deleted_by_hand_is_made_anew_without_news(tmp_path: Path) -> None:
+    ground = Ground(tmp_path)
+    ground.simulate(20)
+    with ground.writer() as writer:
+        writer.scan()
+        writer.ingest()
+        writer.publish()
+        shutil.rmtree(ground.layout.tail)
+        assert not writer.publish()
+        writer.tidy()  # the daemon's housekeeping
+        assert writer.publish()
+        check_datasets(ground)
+        assert ground.seen()[0] == writer.totals.accepted == 20
 
 
 def test_the_next_process_publishes_all_anew_and_takes_away_what_earlier_ones_left(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class TailPublisher:
             # Of a piper before there were segments: a reader with its catalog must fail, and not see what was.
             (self._layout.warehouse / "tail.duckdb").unlink(missing_ok=True)
             self._dead = dict.fromkeys(_long_dead(present), self._monotonic() - PARK_SECONDS)
-        live = self._kept(progress, present)
+        live = self._kept(progress)
         size = 0
         while [segment.size for segment in live[1 - FAN :]] == [size] * (FAN - 1):
             del live[1 - FAN :]
@@ -77,11 +77,10 @@ class TailPublisher:
         self._live, self._sealed_through, self._is_first = live, progress.sealed_through, False
         self.tidy()
 
-    def _kept(self, progress: Progress, present: list[Path]) -> list[_Segment]:
+    def _kept(self, progress: Progress) -> list[_Segment]:
         """The live segments that stay as they are; none when a seal, or somebody's hand, took rows away."""
-        numbers = {int(path.stem) for path in present}
-        is_whole = all(segment.number in numbers for segment in self._live)
-        return list(self._live) if is_whole and progress.sealed_through == self._sealed_through else []
+        is_same = progress.sealed_through == self._sealed_through and self.is_whole()
+        return list(self._live) if is_same else []
 
     def _write(
         self, con: duckdb.DuckDBPyConnection, path: Path, after: int, live: list[int], progress: Progress
@@ -100,6 +99,11 @@ class TailPublisher:
         except BaseException:
             temporary.unlink(missing_ok=True)  # a full disk needs the room
             raise
+
+    def is_whole(self) -> bool:
+        """Whether all that readers need is there; somebody may have deleted it."""
+        present = {int(path.stem) for path in segments_in(self._layout.tail)}
+        return all(segment.number in present for segment in self._live)
 
     def tidy(self, *, older_than: float = GENERATION_SECONDS) -> None:
         """Put away what readers do not need any more, and delete what they have not needed for so many seconds."""
