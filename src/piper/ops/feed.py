@@ -25,7 +25,7 @@ from piper.files import sql_literal
 from piper.layout import Layout
 from piper.ops.reader import NoWarehouseError
 from piper.silver.datasets import DATASETS
-from piper.silver.segments import sealed_through_sql, segments_in, tail_ctes
+from piper.silver.segments import segments_in, tail_ctes
 from piper.silver.staging import REWRITE
 
 LOOK_BACK_FILES = 2000
@@ -165,7 +165,7 @@ class Feed:
                 NULL::BIGINT AS rewritten_through, NULL::VARCHAR[] AS hidden
             FROM tail WHERE commit_seq > {after:d}
             UNION ALL BY NAME
-            SELECT published_through, {sealed_through_sql()} AS sealed_through, rewritten_through, hidden FROM now"""
+            SELECT published_through, sealed_through, rewritten_through, hidden FROM now"""
         )
         self._con.execute("CREATE OR REPLACE TEMP VIEW tail AS FROM published WHERE commit_seq IS NOT NULL")
         row = self._con.execute(

@@ -26,7 +26,7 @@ from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in, write_atomic
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS, EMPTY_CHUNK, UNKNOWN_PARTITION, Dataset
-from piper.silver.segments import sealed_through_sql, tail_ctes
+from piper.silver.segments import tail_ctes
 
 EMPTY_DATE = "1970-01-01"
 
@@ -42,7 +42,7 @@ def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = F
         FROM tail
         UNION ALL
         {chunks}
-        WHERE commit_seq <= {sealed_through_sql()}
+        WHERE commit_seq <= (SELECT max(sealed_through) FROM now)
             AND commit_seq >= (SELECT -max(rewritten_through) FROM now)
             AND filename LIKE '%.parquet'
             AND filename NOT IN (SELECT unnest(hidden) FROM now)"""

@@ -2,12 +2,12 @@
 
 One segment holds rows of all datasets, in the union of their columns, and for each dataset one control row: `live`, the
 numbers of the segments whose rows are the tail, its own included, and how far the chunks of silver count beside them.
-So a reader lists one directory, once, and has rows and control of the same moment: there is nothing else to bind, and
-one rename (of the newest segment into its place) switches everything.
+So one rename, of the newest segment into its place, switches everything.
 
-Listing a directory is not one moment, though: of two segments that come while it is read, the later one may be found
-and the earlier one missed. So the control row that counts is the newest one whose `live` were all found. None at all
-(a segment was deleted by hand) is an error, not an answer without rows.
+A view looks at the directory three times, in this order: control rows, rows, names. A segment comes before every control
+row that names it, and once it goes it does not come back; so those that the newest control row names and the last look
+still finds were there for the rows. If one is missing (the query was held up for seconds between two looks, or somebody
+deleted it), the query fails, for an answer without its rows would be wrong.
 
 `publish/tail.py` writes them; here is how they are read, by the catalog's views and by piper itself.
 """
@@ -38,35 +38,29 @@ COLUMNS: dict[str, str] = {
     **dict(CONTROL),
 }
 """All columns of a segment, with their types. A name that several datasets use has one type."""
-NONE_WHOLE = "the tail is not whole: segments are missing in warehouse/tail, piperd writes them anew within 15 s"
+NOT_WHOLE = "the tail is not whole: segments are missing in warehouse/tail, piperd writes them anew within 15 s"
 
 
 def tail_ctes(dataset: Dataset, layout: Layout, columns: str | None = None) -> str:
-    """Common table expressions for a dataset: `listed`, `now` (the one control row) and `tail` (`columns` of its rows).
+    """Common table expressions for a dataset: `now` (the one control row that counts) and `tail` (`columns` of its rows).
 
     The pattern ends in `**` because that leaves out symbolic links, as which segments wait to be deleted.
     """
-    columns = columns or dataset.column_list
-    return f"""listed AS MATERIALIZED (
-            SELECT {dataset.column_list}, {", ".join(name for name, _ in CONTROL)}
-            FROM read_parquet('{sql_literal(layout.tail)}/**', filename = true)
-            WHERE dataset = '{dataset.name}' AND filename LIKE '%{SUFFIX}'
-        ),
-        now AS MATERIALIZED (
-            FROM listed
-            WHERE live IS NOT NULL
-                AND list_has_all((SELECT list(segment) FROM listed WHERE live IS NOT NULL), live)
+    files = f"'{sql_literal(layout.tail)}/**'"
+    found = f"""(SELECT list(TRY_CAST(regexp_extract(file, '([0-9]+){SUFFIX}$', 1) AS BIGINT)) FROM glob({files}))"""
+    rows = f"""FROM read_parquet({files}, filename = true)
+            WHERE dataset = '{dataset.name}' AND filename LIKE '%{SUFFIX}'"""
+    return f"""now AS MATERIALIZED (
+            SELECT {", ".join(name for name, _ in CONTROL)}
+            {rows} AND live IS NOT NULL
             ORDER BY segment DESC LIMIT 1
         ),
         tail AS (
-            SELECT {columns} FROM listed
-            WHERE live IS NULL AND segment IN (SELECT unnest(live) FROM now)
+            SELECT {columns or dataset.column_list}
+            {rows} AND live IS NULL AND segment IN (
+                SELECT unnest(CASE WHEN list_has_all({found}, live) THEN live ELSE error('{NOT_WHOLE}') END) FROM now
+            )
         )"""
-
-
-def sealed_through_sql() -> str:
-    """The `sealed_through` of `now`, as a subquery; an error where no control row counts."""
-    return f"(SELECT CASE WHEN count(*) = 0 THEN error('{NONE_WHOLE}') ELSE max(sealed_through) END FROM now)"
 
 
 def segments_in(directory: Path) -> list[Path]:
