@@ -36,7 +36,7 @@ import structlog
 
 from piper.demo.simulate import SimulateOptions, simulate
 from piper.ops.metrics import Metrics
-from piper.publish.snapshots import publish_tail
+from piper.publish.tail import TailPublisher
 from piper.settings import Settings, load_settings
 from piper.silver.hidden import forget_hidden
 from piper.silver.rewrite import Partition, partitions
@@ -134,13 +134,14 @@ def hidden(settings: Settings) -> dict[str, float]:
     """Milliseconds of a publish without and with many hidden chunks."""
     with open_writer(settings) as writer:
         store = writer.store
-        without = median(lambda: publish_tail(store.con, store.layout))
+        tail = TailPublisher(store.layout)
+        without = median(lambda: tail.publish(store.con, store.progress()))
         store.con.execute(
             f"""INSERT INTO hidden_chunks SELECT 'events',
             'events/event_date=2026-11-21/event_type=render.stats.summary/' || printf('%012d-0.parquet', range),
             0, TIMESTAMP '2100-01-01' FROM range({HIDDEN})"""
         )
-        with_hidden = median(lambda: publish_tail(store.con, store.layout))
+        with_hidden = median(lambda: tail.publish(store.con, store.progress()))
         store.con.execute("DELETE FROM hidden_chunks")
     return {"publish_ms": without * 1000, "publish_with_hidden_ms": with_hidden * 1000}
 

@@ -1,6 +1,6 @@
 """How long an appended event takes to be visible, for a DuckDB 1.5.4 reader that stays connected.
 
-    python bench/freshness.py [--seconds 60] [--writers 50] [--rate 200] [--reader-site DIR] [--json]
+    python bench/freshness.py [--seconds 60] [--writers 50] [--rate 200] [--writes] [--reader-site DIR] [--json]
 
 A real piperd with default settings tails a spool on a local disk. Each writer appends whole lines and flushes once a
 second, at its own moment; an event's clock starts when its `write` has returned. The reader polls every 50 ms, so every
@@ -10,8 +10,10 @@ visible in silver   when a query of silver_events has returned its event_id
 visible in gold     when gold_data_quality_daily counts as many events as were visible in silver along with it
 
 Counted besides: failed queries; inconsistent answers (an event that is there twice or goes away again, a total that
-goes back); CPU seconds of piperd per second while the writers write, its peak memory. The default length does not reach
-a seal (20,000 rows); `--seconds 150` does. A file with DuckDB 1.5.4 is made by pip on first use.
+goes back); CPU seconds of piperd per second while the writers write, its memory, and its write amplification: bytes
+that it wrote to the disk (write_bytes of /proc/<pid>/io) for each byte of the spool. The default length does not reach
+a seal (20,000 rows); `--seconds 150` does. `--writes` tells by strace which files the bytes went to; piperd is slower
+under it, so the other numbers of such a run count for nothing. A file with DuckDB 1.5.4 is made by pip on first use.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,6 +46,16 @@ from piper.settings import load_settings  # noqa: E402
 POLL_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
 START_SECONDS = 30.0
+KINDS = {
+    "/warehouse/.tail": "tail",
+    "/warehouse/.gold": "copies of gold",
+    "/state/gold": "gold",
+    "manifest.duckdb.wal": "manifest's log",
+    "manifest": "manifest",
+    "/silver/": "chunks",
+    "/run_logs/": "run logs",
+}
+"""What a path has in it: what is told."""
 Observation = dict[str, Any]
 
 
@@ -51,6 +64,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--writers", type=int, default=50)
     parser.add_argument("--rate", type=float, default=200.0, help="events a second over all writers")
+    parser.add_argument("--writes", action="store_true", help="which files piperd writes, by strace")
     parser.add_argument("--reader-site", type=Path, help="where to keep DuckDB 1.5.4; default .cache/duckdb-1.5.4")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -78,14 +92,21 @@ def measure(root: Path, daemon: DaemonProcess, site: Path, options: argparse.Nam
         reader = subprocess.Popen(command, env=reader_environment(site), stdin=subprocess.PIPE, stdout=seen, text=True)
     try:
         wait_until(lambda: seen_file.stat().st_size > 0, lambda: "the reader does not start")
-        cpu, started = cpu_seconds(daemon.pid), time.monotonic()
+        trace = trace_writes(daemon.pid, root / "trace") if options.writes else None
+        cpu, written, started = cpu_seconds(daemon.pid), written_bytes(daemon.pid), time.monotonic()
         appended = write_events(root / "raw", options.writers, options.rate, options.seconds)
         wall = time.monotonic() - started
         cpu = cpu_seconds(daemon.pid) - cpu
+        memory = resident_mib(daemon.pid)
         reader.communicate(f"{len(appended)}\n")
+        written = written_bytes(daemon.pid) - written
+        if trace is not None:
+            trace.terminate()
+            trace.wait()
     finally:
         reader.kill()
         reader.wait()
+    raw = sum(path.stat().st_size for path in (root / "raw").rglob("*.jsonl"))
     with seen_file.open() as lines:
         observations = [json.loads(line) for line in lines]
     return {
@@ -93,7 +114,9 @@ def measure(root: Path, daemon: DaemonProcess, site: Path, options: argparse.Nam
         **evaluate(appended, observations),
         "gold.refresh_seconds": load_settings(env={}, cwd=root).settings.gold.refresh_seconds,
         "piperd CPU s per s": round(cpu / wall, 3),
-        "piperd peak MiB": peak_mib(daemon.pid),
+        "piperd MiB": {"at the end": memory, "peak": peak_mib(daemon.pid)},
+        "written / raw bytes": round(written / raw, 2),
+        **({"written / raw, by file": writes_by_file(root / "trace", raw)} if options.writes else {}),
         "python": platform.python_version(),
     }
 
@@ -187,6 +210,31 @@ def cpu_seconds(pid: int) -> float:
 def peak_mib(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+
+def resident_mib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+
+def written_bytes(pid: int) -> int:
+    """Bytes that the process caused to be sent to the disk, in pages; what is deleted before that counts too."""
+    return int(Path(f"/proc/{pid}/io").read_text().partition("\nwrite_bytes:")[2].split()[0])
+
+
+def trace_writes(pid: int, file: Path) -> subprocess.Popen[bytes]:
+    calls = "trace=write,pwrite64,writev,pwritev,sendfile,copy_file_range"
+    return subprocess.Popen(["strace", "-f", "-y", "-qq", "-s", "0", "-e", calls, "-o", str(file), "-p", str(pid)])
+
+
+def writes_by_file(trace: Path, raw: int) -> dict[str, float]:
+    """Bytes written for each raw byte, by kind of file."""
+    written: dict[str, int] = dict.fromkeys([*KINDS.values(), "other"], 0)
+    for line in trace.read_text(errors="replace").splitlines():
+        if found := re.search(r"\(\d+<([^>]*)>.*= (\d+)$", line):
+            kind = next((name for part, name in KINDS.items() if part in found[1]), "other")
+            written[kind] += int(found[2])
+    return {name: round(size / raw, 2) for name, size in written.items()}
 
 
 def wait_until(holds: Callable[[], bool], message: Callable[[], str]) -> None:

@@ -42,7 +42,6 @@ from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging, set_level
 from piper.ops.metrics import Metrics
 from piper.ops.systemd import Notifier, describe, pulse
-from piper.publish.snapshots import drop_generations
 from piper.reload import Reloader
 from piper.settings import LoadedSettings, Settings
 from piper.spool.watch import changed_paths
@@ -66,6 +65,10 @@ RESCAN_SHARE = 0.1
 """A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
 GOLD_SHARE = 0.25
 """Of a core's time: gold over a huge day is refreshed less often than gold.refresh_seconds asks for."""
+PUBLISH_SHARE = 0.25
+"""Of the writer's time: where publishing takes long (a slow disk), it is done less often than publish.seconds asks."""
+GATHER_SECONDS_MAX = 1.0
+"""Lines wait for the next publish to be due before they are committed, as no reader sees them earlier; no longer."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -193,11 +196,13 @@ class Daemon:
         self.health.beat("publish", rest_seconds=rest_seconds)
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep until something happens or is due; then let a micro-batch gather for flush_seconds."""
+        """Sleep until something happens or is due; then let a micro-batch gather."""
         with anyio.move_on_after(seconds):
             await self._wake.wait()
-            with anyio.move_on_after(self.settings.ingest.flush_seconds):
-                await self._stopping.wait()
+            if not self.jobs:
+                gather = max(self.settings.ingest.flush_seconds, self._publish_pause())
+                with anyio.move_on_after(gather):
+                    await self._stopping.wait()
         if self._wake.is_set():
             self._wake = anyio.Event()
 
@@ -223,7 +228,11 @@ class Daemon:
             due.append(self._next_rescan)
         if writer.has_news:
             due.append(self._next_publish)
-        return max(0.001, min(due) - time.monotonic())
+        return max(0.001, min(due) - time.monotonic(), self._publish_pause())
+
+    def _publish_pause(self) -> float:
+        """For how long it is of no use to anybody to commit, in seconds: one batch a publish is the cheapest."""
+        return min(GATHER_SECONDS_MAX, self._next_publish - time.monotonic())
 
     def _look(self, writer: Writer) -> None:
         """Find out what is new: by hints at once, by polling what is hot, by scanning everything."""
@@ -266,10 +275,12 @@ class Daemon:
         """Export quarantine and swap in the tail when due. A full or lost warehouse disk does not stop ingest."""
         if time.monotonic() < self._next_publish:
             return
+        started = time.monotonic()
         try:
             writer.export_quarantine()
             if writer.publish():
-                self._next_publish = time.monotonic() + self.settings.publish.seconds
+                seconds = time.monotonic() - started
+                self._next_publish = started + max(self.settings.publish.seconds, seconds / PUBLISH_SHARE)
             self.health.set_ready("publish")
         except OSError as error:
             self._next_publish = time.monotonic() + self.settings.publish.seconds
@@ -279,7 +290,7 @@ class Daemon:
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
         self.metrics.hidden_chunks(writer.hidden_chunks())
-        drop_generations(self.layout)  # also when nothing new is published: they may show what was masked since
+        writer.tidy()  # also when nothing new is published: they may show what was masked since
         usage = shutil.disk_usage(self.layout.data_root)
         self.metrics.disk(usage.free, usage.total)
         if self.layout.state.stat().st_dev != self.layout.data_root.stat().st_dev:
@@ -414,7 +425,7 @@ class Daemon:
                 started = time.monotonic()
                 await self.refresh_gold()
                 seconds = time.monotonic() - started
-            with anyio.move_on_after(max(self.settings.gold.refresh_seconds, seconds / GOLD_SHARE - seconds)):
+            with anyio.move_on_after(max(self.settings.gold.refresh_seconds, seconds / GOLD_SHARE) - seconds):
                 await self._gold_wake.wait()
                 if not self._stopping.is_set():
                     self._gold_wake = anyio.Event()

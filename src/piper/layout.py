@@ -49,8 +49,8 @@ class Layout:
 
     @property
     def tail(self) -> Path:
-        """Snapshot of the rows not sealed yet."""
-        return self.warehouse / "tail.duckdb"
+        """The rows not sealed yet, as readers see them: <number>.parquet (silver/segments.py)."""
+        return self.warehouse / "tail"
 
     @property
     def gold(self) -> Path:
@@ -59,7 +59,7 @@ class Layout:
 
     @property
     def generations(self) -> Path:
-        """Earlier snapshots, kept linked for readers on other NFS clients."""
+        """Earlier snapshots and segments, kept for the queries that have them open or listed."""
         return self.warehouse / ".generations"
 
     @property

@@ -26,7 +26,7 @@ import structlog
 from piper.errors import PiperError
 from piper.failpoints import failpoint
 from piper.gold.scrub import copy_scrubbed, put_in_place
-from piper.publish.snapshots import GENERATION_SECONDS, drop_generations, publish_gold
+from piper.publish.snapshots import GENERATION_SECONDS, publish_gold
 from piper.silver.compact import CHUNK_BYTES_MAX
 from piper.silver.hidden import forget_deleted, put_away
 from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_chunks, users_of
@@ -109,7 +109,7 @@ def clean_up(hands: Hands, *, grace: timedelta = GRACE) -> bool:
     if writer.clock.now() - state.cleaned_from < grace:
         return False
     hidden = put_away(writer.store, con, published_seq=state.switched_seq, now=writer.clock.now(), after=grace)
-    drop_generations(writer.store.layout, older_than=grace.total_seconds())
+    hands.in_writer(lambda writer: writer.tidy(older_than=grace.total_seconds()))
     if hidden.waiting:  # for the queries that have listed them
         hands.in_writer(lambda writer: forget_deleted(writer.store, hidden.deleted))
         return bool(hidden)

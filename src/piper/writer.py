@@ -26,7 +26,8 @@ from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
 from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
-from piper.publish.snapshots import publish_gold, publish_tail
+from piper.publish.snapshots import GENERATION_SECONDS, publish_gold
+from piper.publish.tail import TailPublisher
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit, create_work_tables
 from piper.silver.datasets import DATASETS
@@ -34,6 +35,7 @@ from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.release import purge_released
+from piper.silver.segments import segments_in
 from piper.silver.store import Store, explain
 from piper.spool.hosts import SpoolHost, SpoolHosts
 from piper.spool.tail import Batch, Tailer
@@ -126,6 +128,7 @@ class Writer:
         self._tail_rows, self._tail_bytes = store.tail_rows(), store.tail_bytes()
         self._long_bytes = 0
         self._tail_since = clock.monotonic() if self._tail_rows else None
+        self._tail = TailPublisher(store.layout, clock.monotonic)
         self._published_seq = -1
         self._gold_is_published = True
 
@@ -224,15 +227,21 @@ class Writer:
         return self._published_seq
 
     def publish(self) -> bool:
-        """Swap in a new tail snapshot if there is news; returns whether it did."""
+        """Have readers see all that is committed if there is news; returns whether there was."""
         progress = self.store.progress()
         if progress.commit_seq == self._published_seq:
             return False
         started = time.perf_counter()
-        publish_tail(self.store.con, self.store.layout)
+        self._tail.publish(self.store.con, progress)
         self._published_seq = progress.commit_seq
         self.metrics.published(time.perf_counter() - started, tail_rows=self._tail_rows)
         return True
+
+    def tidy(self, *, older_than: float = GENERATION_SECONDS) -> None:
+        """Delete what readers saw before, once they have not needed it for so many seconds; miss what they need now."""
+        self._tail.tidy(older_than=older_than)
+        if not self._tail.is_whole():  # deleted by hand: the next publish makes it anew
+            self._published_seq = -1
 
     def export_quarantine(self) -> int:
         """Append pending rejections to the quarantine files, and take released ones out; returns how many came."""
@@ -290,7 +299,7 @@ class Writer:
         return {
             "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file())
             + self.store.keys.size_bytes(con),
-            "tail": layout.tail.stat().st_size,
+            "tail": sum(path.stat().st_size for path in segments_in(layout.tail)),
             "gold": layout.gold.stat().st_size,
             "silver": silver[0] if silver else 0,
             "quarantine": quarantine[0] if quarantine else 0,

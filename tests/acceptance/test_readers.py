@@ -150,7 +150,7 @@ def test_a_reader_on_a_read_only_mount_gets_every_view(warehouse: Piperd, data_r
 
 
 def test_a_reader_that_locks_what_it_opens_holds_nobody_up(warehouse: Piperd, data_root: Path, site: Path) -> None:
-    names = ("telemetry.duckdb", "tail.duckdb", "gold.duckdb")
+    names = ("telemetry.duckdb", "gold.duckdb")
     with Reader(site, *(data_root / "warehouse" / name for name in names), writable=True) as rude:
         rude.wait_started()
         (data_root / "state" / "catalog.sha256").unlink()  # so that the catalog is written anew as well

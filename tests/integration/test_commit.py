@@ -91,7 +91,7 @@ def test_a_reader_that_stays_connected_sees_each_row_once_through_every_step(gro
     ground.run("ingest", "publish")
     before = 200
     with duckdb.connect(str(ground.layout.catalog), read_only=True) as reader:
-        for failpoint in ("commit.committed", "reveal.moved:5", "publish.tail.linked:2"):
+        for failpoint in ("commit.committed", "reveal.moved:5", "publish.tail.swapped:2"):
             assert ground.die_at(failpoint, "seal", "publish") == KILLED
             seen = reader.execute("SELECT count(*), count(DISTINCT event_id) FROM silver_events").fetchone()
             assert seen is not None

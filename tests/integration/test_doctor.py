@@ -371,13 +371,13 @@ def test_growth_is_that_of_whole_days(place: Place) -> None:
 
 def test_versions_that_do_not_fit_together_are_told(place: Place) -> None:
     status = {"versions": {"piper": __version__, "duckdb": "1.5.6"}, "schema_version": 1}
-    assert standing.check_versions(status, {"tail.duckdb": "v1.0.0"}).level is Level.PASS
-    newer = standing.check_versions(status, {"tail.duckdb": "v2.0.0", "gold.duckdb": "v1.5.0"})
-    assert (newer.level, "tail.duckdb cannot be read" in newer.value) == (Level.WARN, True)
+    assert standing.check_versions(status, {"gold.duckdb": "v1.0.0"}).level is Level.PASS
+    newer = standing.check_versions(status, {"telemetry.duckdb": "v2.0.0", "gold.duckdb": "v1.5.0"})
+    assert (newer.level, "telemetry.duckdb cannot be read" in newer.value) == (Level.WARN, True)
     other = standing.check_versions({**status, "versions": {"piper": "9.9", "duckdb": "1.5.6"}}, {})
     assert (other.level, "piperd is 9.9" in other.value) == (Level.WARN, True)
     place.json("init")
-    assert storage_versions(place.layout) == dict.fromkeys(("telemetry.duckdb", "tail.duckdb", "gold.duckdb"), "v1.0.0")
+    assert storage_versions(place.layout) == dict.fromkeys(("telemetry.duckdb", "gold.duckdb"), "v1.0.0")
 
 
 def test_who_may_read_what_is_checked(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -239,7 +240,7 @@ def test_new_chunks_never_take_the_names_of_damaged_ones(ground: Ground) -> None
     ground.run(*ALL_STEPS)
     for broken in ground.layout.silver.rglob("*-0.parquet"):
         broken.write_bytes(b"not parquet")
-    ground.layout.tail.unlink()
+    shutil.rmtree(ground.layout.tail)
     ground.layout.manifest.unlink()
     summary = rebuild(ground.settings)
     assert summary.chunks == 0

@@ -109,7 +109,9 @@ import json, sys, duckdb
 con = duckdb.connect(sys.argv[1], read_only=True)
 views = [row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
 values = {view: con.execute(f"FROM {view}").fetchall() for view in views}
-for name in sys.argv[2:]:
+segments = con.execute(f"FROM read_parquet('{sys.argv[2]}/**')").fetchall()
+values["segments"] = segments
+for name in sys.argv[3:]:
     db = duckdb.connect(name, read_only=True)
     for (table,) in db.execute("SELECT table_name FROM duckdb_tables()").fetchall():
         values[name + table] = db.execute(f"FROM {table}").fetchall()
@@ -119,7 +121,7 @@ print(json.dumps(values, ensure_ascii=False, default=str))
 
 
 def values_of_readers(site: Path, ground: Ground) -> dict[str, list[list[Any]]]:
-    """Every value of every view, and of every table of the snapshots, as DuckDB 1.5.4 reads them."""
+    """Every value of every view, of every segment of the tail and every table of gold, as DuckDB 1.5.4 reads them."""
     layout = ground.layout
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, str(layout.catalog), str(layout.tail), str(layout.gold)],

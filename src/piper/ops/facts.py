@@ -238,7 +238,7 @@ def _row(con: duckdb.DuckDBPyConnection, query: str, parameters: object = None) 
 def storage_versions(layout: Layout) -> dict[str, str]:
     """The oldest DuckDB that can open each file that readers open: `v1.0.0`, or nothing where it is absent."""
     found: dict[str, str] = {}
-    for path in (layout.catalog, layout.tail, layout.gold):
+    for path in (layout.catalog, layout.gold):
         try:
             with duckdb.connect(str(path), read_only=True) as con:
                 tags = _row(con, "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()")[0]

@@ -25,6 +25,7 @@ from piper.files import sql_literal
 from piper.layout import Layout
 from piper.ops.reader import NoWarehouseError
 from piper.silver.datasets import DATASETS
+from piper.silver.segments import segments_in, tail_ctes
 from piper.silver.staging import REWRITE
 
 LOOK_BACK_FILES = 2000
@@ -74,6 +75,15 @@ class _Chunk:
         return (0, self.path.parts[-3]) if self.sealed_by is None else (self.sealed_by, "")
 
 
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """What a published tail says of the chunks beside it; `hidden`: absolute paths."""
+
+    sealed_through: int
+    rewritten_through: int
+    hidden: frozenset[str]
+
+
 class Feed:
     """Follows one warehouse. `position`: the last commit whose events were given out."""
 
@@ -90,7 +100,7 @@ class Feed:
         }
         self._con = duckdb.connect(config=config)
         self._con.execute("SET TimeZone = 'UTC'")
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: str | None = None
         self.position = 0
 
     def close(self) -> None:
@@ -101,14 +111,9 @@ class Feed:
     def last(self, count: int) -> list[Event]:
         """The last `count` wanted events, oldest first; `news` goes on after them. Call it first."""
         self._seen = self._mark()
-        sealed_through = self._open_tail()
-        try:
-            found = self._newest(f"SELECT {_EVENTS.column_list} FROM feed.events_tail", count, {})
-            hidden = {row[0] for row in self._con.execute("SELECT unnest(hidden) FROM feed.events_tail").fetchall()}
-            (rewritten,) = self._con.execute("SELECT max(rewritten_through) FROM feed.events_tail").fetchall()
-        finally:
-            self._close_tail()
-        chunks = [chunk for chunk in self._chunks() if str(chunk.path) not in hidden]
+        tail = self._read_tail(after=0)
+        found = self._newest(f"SELECT {_EVENTS.column_list} FROM tail", count, {})
+        chunks = [chunk for chunk in self._chunks() if str(chunk.path) not in tail.hidden]
         chunks = sorted(chunks, key=lambda chunk: chunk.age, reverse=True)[:LOOK_BACK_FILES]
         size = 1
         while chunks and len(found) < count:
@@ -116,7 +121,7 @@ class Feed:
             oldest = chunks[min(size, len(chunks)) - 1].age
             group = [chunk.path for chunk in chunks if chunk.age >= oldest]
             chunks = chunks[len(group) :]
-            found = self._newest(_stored(group, -rewritten[0], sealed_through), count, found)
+            found = self._newest(_stored(group, -tail.rewritten_through, tail.sealed_through), count, found)
             size = 2 * len(group)
         return list(found.values())[::-1]
 
@@ -126,11 +131,11 @@ class Feed:
         if mark == self._seen:
             return
         before = self.position
-        sealed_through = self._open_tail()
+        sealed_through = self._read_tail(after=before).sealed_through
         try:
             if self.position < before:  # a rebuilt manifest counts anew; what it holds was given out
                 before = self.position
-            rows = f"SELECT {_EVENTS.column_list} FROM feed.events_tail WHERE commit_seq > {before}"
+            rows = f"SELECT {_EVENTS.column_list} FROM tail"
             chunks = self._chunks() if sealed_through > before else []
             later = [chunk.path for chunk in chunks if chunk.sealed_by is not None and chunk.sealed_by > before]
             if later:
@@ -140,32 +145,36 @@ class Feed:
             # A file went away under us: the next look tries again. Sorting reads all before it gives out any.
             self.position = before
             raise
-        finally:
-            self._close_tail()
         self._seen = mark
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _mark(self) -> tuple[int, int, int]:
-        try:
-            status = self._layout.tail.stat()
-        except FileNotFoundError:
+    def _mark(self) -> str:
+        segments = segments_in(self._layout.tail)
+        if not segments:
             root = self._layout.data_root
             raise NoWarehouseError(f"there is no warehouse at {root}", hint="Run `piper init` to make one.") from None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return segments[-1].name
 
-    def _open_tail(self) -> int:
-        """Attach the present tail, move `position` to its last commit, and return its `sealed_through`."""
-        self._close_tail()
-        self._con.execute(f"ATTACH '{sql_literal(self._layout.tail)}' AS feed (READ_ONLY)")
-        row = self._con.execute("SELECT max(commit_seq), max(sealed_through) FROM feed.events_tail").fetchone()
+    def _read_tail(self, *, after: int) -> _Tail:
+        """Fill the table `tail` with the present tail's rows of later commits, and move `position` to its last one."""
+        ctes = tail_ctes(_EVENTS, self._layout)
+        self._con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE published AS WITH {ctes}
+            SELECT {_EVENTS.column_list}, NULL::BIGINT AS published_through, NULL::BIGINT AS sealed_through,
+                NULL::BIGINT AS rewritten_through, NULL::VARCHAR[] AS hidden
+            FROM tail WHERE commit_seq > {after:d}
+            UNION ALL BY NAME
+            SELECT published_through, sealed_through, rewritten_through, hidden FROM now"""
+        )
+        self._con.execute("CREATE OR REPLACE TEMP VIEW tail AS FROM published WHERE commit_seq IS NOT NULL")
+        row = self._con.execute(
+            """SELECT published_through, sealed_through, rewritten_through, coalesce(hidden, [])
+            FROM published WHERE commit_seq IS NULL"""
+        ).fetchone()
         assert row is not None
-        sealed_through = int(row[1])
-        self.position = max(row[0] or 0, sealed_through)
-        return sealed_through
-
-    def _close_tail(self) -> None:
-        self._con.execute("DETACH DATABASE IF EXISTS feed")
+        self.position = int(row[0])
+        return _Tail(int(row[1]), int(row[2]), frozenset(row[3]))
 
     def _chunks(self) -> list[_Chunk]:
         """Every chunk of events, without opening one. Raises OSError, for half a listing would be no answer."""

@@ -29,6 +29,7 @@ from piper.ops.metrics import ERRNOS, FILE_EVENTS
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.masking import read_state
+from piper.silver.segments import segments_in
 from piper.silver.store import translate, utc_now
 from piper.spool.discover import scan_spool
 from piper.spool.identity import display_path
@@ -123,8 +124,9 @@ def _head(settings: Settings, layout: Layout) -> dict[str, Any]:
 def _published(layout: Layout) -> str | None:
     """When the tail that readers see was swapped in."""
     try:
-        return _iso(datetime.fromtimestamp(layout.tail.stat().st_mtime, UTC).replace(tzinfo=None))
-    except OSError:
+        newest = segments_in(layout.tail)[-1]
+        return _iso(datetime.fromtimestamp(newest.stat().st_mtime, UTC).replace(tzinfo=None))
+    except (OSError, IndexError):
         return None
 
 

@@ -3,8 +3,8 @@
 It is written by init, by an upgrade and by `piper materialize` only, whole and swapped in by rename. Its views name
 absolute paths, so a container mounts the data root at the same path. The view SQL stays within what DuckDB 1.5.4 reads.
 
-A silver view is tail ∪ chunks. The tail is bound before the chunks are listed (keep that order): a chunk is counted
-from the moment that a tail which forgets its rows, and says so in `sealed_through`, is swapped in; one rename moves
+A silver view is tail ∪ chunks. The tail's segments are listed before the chunks are (keep that order): a chunk is
+counted from the moment that a tail which forgets its rows, and says so in `sealed_through`, is there; one rename moves
 them. In the same way a rewrite's chunks count (their rows have commit_seq -k) from the moment that a tail says
 `rewritten_through` k, and `hidden` names the chunks whose place they take.
 
@@ -26,6 +26,7 @@ from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in, write_atomic
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS, EMPTY_CHUNK, UNKNOWN_PARTITION, Dataset
+from piper.silver.segments import tail_ctes
 
 EMPTY_DATE = "1970-01-01"
 
@@ -37,16 +38,14 @@ def silver_view_sql(dataset: Dataset, layout: Layout, *, with_internal: bool = F
     files = f"'{sql_literal(layout.silver / dataset.name)}/{leaves}/**'"
     chunks = dataset.chunk_rows_sql(files, columns, with_filename=True)
     return f"""
-        WITH tail AS MATERIALIZED (
-            FROM read_duckdb('{sql_literal(layout.tail)}', table_name = '{dataset.tail_table}')
-        )
-        SELECT {columns} FROM tail WHERE commit_seq IS NOT NULL
+        WITH {tail_ctes(dataset, layout, columns)}
+        FROM tail
         UNION ALL
         {chunks}
-        WHERE commit_seq <= (SELECT max(sealed_through) FROM tail)
-            AND commit_seq >= (SELECT -max(rewritten_through) FROM tail)
+        WHERE commit_seq <= (SELECT max(sealed_through) FROM now)
+            AND commit_seq >= (SELECT -max(rewritten_through) FROM now)
             AND filename LIKE '%.parquet'
-            AND filename NOT IN (SELECT unnest(hidden) FROM tail)"""
+            AND filename NOT IN (SELECT unnest(hidden) FROM now)"""
 
 
 def gold_view_sql(model: str, columns: Iterable[str], layout: Layout) -> str:

@@ -1,8 +1,8 @@
-"""Snapshots: the files below the catalog's views, each swapped in whole by one rename.
+"""Snapshots: gold below the catalog's views, swapped in whole by one rename, and how replaced files go away.
 
 A reader that has bound the old file keeps it until its query ends; the next query binds the new one. Nobody waits. The
 earlier files stay linked under other names for GENERATION_SECONDS, because a reader on another NFS client would get
-ESTALE when the file under it loses its last name.
+ESTALE when the file under it loses its last name. Segments of the tail (publish/tail.py) are kept there as long.
 
 If we die before the rename, readers keep the old snapshot, which is consistent; the next publish makes a new one.
 """
@@ -13,59 +13,19 @@ import errno
 import os
 import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 
 from piper.failpoints import failpoint
-from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in
+from piper.files import FILE_MODE, fsync_path, make_directory, swap_in
 from piper.layout import Layout
-from piper.silver.datasets import DATASETS
 
 GENERATION_SECONDS = 60.0
 """How long a replaced snapshot keeps a name."""
 TEMPORARY = ".tmp"
-_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
-"""What a file system without hard links says; it is none that readers on other clients mount by NFS."""
-
-
-def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Swap in one state of all datasets: the rows that are committed and not sealed, and which chunks count."""
-    temporary = _temporary(layout.tail)
-    con.execute("DETACH DATABASE IF EXISTS snapshot")  # of a publish that failed half way
-    try:
-        con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot (BLOCK_SIZE 16384)")
-        try:
-            _copy_tail(con, layout)
-        finally:
-            con.execute("DETACH snapshot")  # checkpoints, and says so when the disk is full
-        _swap(temporary, layout.tail, layout)
-    except BaseException:
-        _temporary(layout.tail)  # a full disk needs the room
-        raise
-
-
-def _copy_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    con.execute("BEGIN")
-    try:
-        for dataset in DATASETS.values():
-            # One row of NULLs carries sealed_through and its like, also when the tail is empty.
-            con.execute(
-                f"""CREATE TABLE snapshot.{dataset.tail_table} AS
-                SELECT *, NULL::BIGINT AS sealed_through, NULL::BIGINT AS rewritten_through, NULL::VARCHAR[] AS hidden
-                FROM {dataset.tail_table}
-                UNION ALL BY NAME
-                SELECT sealed_through, rewritten_through,
-                    (SELECT list('{sql_literal(layout.silver)}/' || path) FROM hidden_chunks
-                     WHERE dataset = '{dataset.name}') AS hidden
-                FROM progress"""
-            )
-        con.execute("COMMIT")
-    except BaseException:
-        with suppress(duckdb.Error):  # a failed COMMIT has ended the transaction already
-            con.execute("ROLLBACK")
-        raise
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+"""What a file system without links says; it is none that readers on other clients mount by NFS."""
 
 
 def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: str = "gold") -> None:
@@ -110,9 +70,30 @@ def _keep_generation(path: Path, layout: Layout) -> None:
         try:
             os.link(path, layout.generations / f"{path.name}.{time.time_ns()}")
         except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
+            if error.errno not in _NO_LINKS:
                 raise
     drop_generations(layout)
+
+
+def park(path: Path, layout: Layout, *, seconds: float) -> None:
+    """Have a symbolic link take the place of a segment that readers have not needed for so many seconds.
+
+    Who has listed it opens it by the link. A file system without links has it deleted; a query may fail then.
+    """
+    make_directory(layout.generations)
+    kept = layout.generations / f"{path.name}.{time.time_ns() - int(seconds * 1e9)}"
+    link = path.with_name(f".{path.name}{TEMPORARY}")
+    try:
+        os.link(path, kept, follow_symlinks=False)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(kept, path.parent))
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        kept.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        return
+    link.rename(path)
 
 
 def drop_generations(layout: Layout, *, older_than: float = GENERATION_SECONDS) -> None:
@@ -122,4 +103,7 @@ def drop_generations(layout: Layout, *, older_than: float = GENERATION_SECONDS) 
         stamp = earlier.suffix[1:]
         age = now - int(stamp) / 1e9 if stamp.isdigit() else 0.0
         if abs(age) > older_than:  # a clock that was set back must not keep them for ever
+            segment = layout.tail / earlier.stem
+            if segment.is_symlink():
+                segment.unlink(missing_ok=True)
             earlier.unlink(missing_ok=True)

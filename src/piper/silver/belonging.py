@@ -14,6 +14,7 @@ from piper.errors import DataRootError, ManifestDamagedError
 from piper.files import sql_literal
 from piper.layout import Layout
 from piper.silver.datasets import EMPTY_CHUNK
+from piper.silver.segments import highest, segments_in
 
 
 def log_of(manifest: Path) -> Path:
@@ -36,7 +37,7 @@ def check_not_lost(layout: Layout) -> None:
 
 def holds_data(layout: Layout) -> bool:
     """Whether a manifest has ever worked here: it published a tail, or sealed a chunk."""
-    if layout.tail.exists():
+    if segments_in(layout.tail):
         return True
     if not layout.silver.is_dir():
         return False
@@ -66,10 +67,11 @@ def check_not_older(layout: Layout, commit_seq: int) -> None:
 
     A tail that is missing or cannot be read proves nothing: the next publish replaces it.
     """
-    if not layout.tail.exists():
+    segments = segments_in(layout.tail)
+    if not segments:
         return
     try:
-        published = max(database_sequences(layout.tail))
+        published = max(highest(segments[-1], "published_through"), default=0)
     except duckdb.Error:
         return
     if published > commit_seq:
@@ -80,12 +82,12 @@ def check_not_older(layout: Layout, commit_seq: int) -> None:
 
 
 def database_sequences(path: Path) -> list[int]:
-    """The highest commits that a published tail or a manifest speaks of, read by an instance of its own."""
+    """The highest commits that a manifest speaks of, read by an instance of its own."""
     return _highest(path, "commit_seq", "sealed_through") or [0]
 
 
 def last_rewrite(path: Path) -> int:
-    """The last rewrite that a published tail or a manifest speaks of; 0 for one from before there were any."""
+    """The last rewrite that a manifest speaks of; 0 for one from before there were any."""
     return max(_highest(path, "rewritten_through"), default=0)
 
 
@@ -99,7 +101,6 @@ def _highest(path: Path, *columns: str) -> list[int]:
                 "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'old'"
             ).fetchall()
         }
-        table = "progress" if ("progress", "commit_seq") in known else "events_tail"
-        wanted = ", ".join(f"max({column})" for column in columns if (table, column) in known)
-        row = probe.execute(f"SELECT {wanted} FROM old.main.{table}").fetchone() if wanted else None
+        wanted = ", ".join(f"max({column})" for column in columns if ("progress", column) in known)
+        row = probe.execute(f"SELECT {wanted} FROM old.main.progress").fetchone() if wanted else None
     return [int(value) for value in row or () if value is not None]

@@ -40,6 +40,7 @@ from piper.silver.belonging import log_of
 from piper.silver.datasets import MACROS
 from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, number_in
 from piper.silver.salvage_quarantine import QuarantineSalvage
+from piper.silver.segments import segments_in
 from piper.silver.staging import unfold
 from piper.silver.store import (
     Store,
@@ -208,9 +209,9 @@ def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummar
     aside = _newest_aside(layout)
     if aside is not None:
         quarantine.read_manifest(aside)
-    for database in (layout.tail, aside):
-        if database is not None and database.exists() and not rows.add_database(database):
-            summary.unreadable.append(database)
+    summary.unreadable += [path for path in segments_in(layout.tail) if not rows.add_segment(path)]
+    if aside is not None and aside.exists() and not rows.add_database(aside):
+        summary.unreadable.append(aside)
     unfold(layout.staging, SALVAGED)
     failpoint("rebuild.unfolded")
     rows.add_staging(layout.staging)

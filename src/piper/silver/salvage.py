@@ -23,6 +23,7 @@ from piper.events.registry import EVENT_TYPES
 from piper.files import fsync_path, sql_literal
 from piper.silver.belonging import database_sequences, last_rewrite
 from piper.silver.datasets import DATASETS, EMPTY_CHUNK, Dataset, projection_sql
+from piper.silver.segments import highest, rows_sql
 from piper.silver.staging import METADATA_KEY, REWRITE
 
 DAMAGED = ".damaged"
@@ -171,7 +172,7 @@ class Salvage:
             )
 
     def add_database(self, path: Path) -> bool:
-        """Take the tail rows of a manifest or of a published tail as candidates; False when it cannot be read whole.
+        """Take the tail rows of a manifest as candidates; False when it cannot be read whole.
 
         It is read by an instance of its own: an error in a damaged file must not stop the new manifest.
         """
@@ -191,13 +192,30 @@ class Salvage:
             return False
         self.last_seq = max(self.last_seq, *seqs)
         self.last_rewrite = max(self.last_rewrite, rewrite)
+        self._add_tables(tables)
+        return True
+
+    def add_segment(self, path: Path) -> bool:
+        """Take the rows of a segment of the published tail as candidates, live or not; False when it is damaged."""
+        try:
+            with duckdb.connect() as probe:
+                file = f"'{sql_literal(path)}'"
+                tables = {name: probe.execute(rows_sql(file, d)).to_arrow_table() for name, d in DATASETS.items()}
+            self.last_seq = max(self.last_seq, *highest(path, "published_through", "sealed_through"))
+            self.last_rewrite = max(self.last_rewrite, *highest(path, "rewritten_through"))
+        except duckdb.Error as error:
+            stop_if_machine(error, path)
+            return False
+        self._add_tables(tables)
+        return True
+
+    def _add_tables(self, tables: dict[str, pa.Table]) -> None:
         for name, table in tables.items():
             self._con.register("candidate_rows", table)
             try:
                 self._add_candidates(DATASETS[name], f"SELECT {DATASETS[name].column_list} FROM candidate_rows")
             finally:
                 self._con.unregister("candidate_rows")
-        return True
 
     def add_staging(self, staging: Path) -> None:
         """Take the rows of chunks that were prepared and not revealed, after `unfold`."""

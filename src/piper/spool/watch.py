@@ -11,6 +11,7 @@ from watchfiles import awatch
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
 DEBOUNCE_MILLISECONDS = 50
+"""Events are handed on after so long a silence, or after twice that where there is none."""
 RETRY_SECONDS = 5.0
 
 
@@ -27,7 +28,7 @@ async def changed_paths(root: Path, stop: anyio.Event) -> AsyncIterator[tuple[li
                 watch_filter=None,
                 stop_event=stop,
                 step=DEBOUNCE_MILLISECONDS,
-                debounce=4 * DEBOUNCE_MILLISECONDS,
+                debounce=2 * DEBOUNCE_MILLISECONDS,
                 ignore_permission_denied=True,
                 raise_interrupt=False,
             ):
