@@ -6,8 +6,8 @@ So one rename, of the newest segment into its place, switches everything.
 
 A view looks at the directory three times, in this order: control rows, rows, names. A segment comes before every
 control row that names it, and once it goes it does not come back; so those that the newest control row names and the
-last look still finds were there for the rows. If one is missing (the query was held up for seconds between two looks, or somebody
-deleted it), the query fails, for an answer without its rows would be wrong.
+last look still finds were there for the rows. If one is missing (the query was held up for seconds between two looks,
+or somebody deleted it), the query fails, for an answer without its rows would be wrong.
 
 `publish/tail.py` writes them; here is how they are read, by the catalog's views and by piper itself.
 """
