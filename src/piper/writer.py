@@ -7,12 +7,14 @@ writer must be opened anew (`Writer.open`): the manifest alone knows what became
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -25,7 +27,7 @@ from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
 from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
-from piper.publish.snapshots import publish_gold, publish_tail
+from piper.publish.snapshots import Identity, identity, publish_gold, publish_tail
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit
 from piper.silver.datasets import DATASETS
@@ -119,6 +121,10 @@ class Writer:
         self._tail_since = clock.monotonic() if self._tail_rows else None
         self._published_seq = -1
         self._gold_is_published = True
+        self._published: dict[str, Identity | None] = {}
+        """The files that readers open, as they were swapped in."""
+        self._swapping = threading.Lock()
+        """Held while gold or the catalog, which other threads write, is swapped in and noted."""
 
     @classmethod
     def open(
@@ -129,12 +135,13 @@ class Writer:
         command: str,
         clock: Clock | None = None,
         progress: Callable[[], None] = lambda: None,
+        again: bool = False,
     ) -> Writer:
         """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError.
 
-        `progress` is called often while a step takes long, so that slow is not taken for hung.
+        `again` as in `Store.open`. `progress` is called often while a step takes long: slow is not hung.
         """
-        store = Store.open(settings, command=command)
+        store = Store.open(settings, command=command, again=again)
         try:
             writer = cls(settings, store, metrics, clock or Clock(), progress)
             writer.prepare_warehouse()
@@ -219,6 +226,7 @@ class Writer:
             return False
         started = time.perf_counter()
         publish_tail(self.store.con, self.store.layout)
+        self._published["tail"] = identity(self.store.layout.tail)
         self._published_seq = progress.commit_seq
         self.metrics.published(time.perf_counter() - started, tail_rows=self._tail_rows)
         return True
@@ -265,7 +273,9 @@ class Writer:
         if not self._gold_is_published:
             if self._published_seq < self.store.progress(con).commit_seq:
                 in_writer(self.publish)
-            publish_gold(con, self.store.layout)
+            with self._swapping:
+                publish_gold(con, self.store.layout)
+                self._published["gold"] = identity(self.store.layout.gold)
             self._gold_is_published = True
         asked = {model.name for model in self.gold.models} if models is None else set(models)
         self.metrics.gold_current(asked - report.failed.keys())
@@ -278,8 +288,8 @@ class Writer:
         quarantine = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM quarantine_files").fetchone()
         return {
             "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file()),
-            "tail": layout.tail.stat().st_size,
-            "gold": layout.gold.stat().st_size,
+            "tail": _size(layout.tail),
+            "gold": _size(layout.gold),
             "silver": silver[0] if silver else 0,
             "quarantine": quarantine[0] if quarantine else 0,
         }
@@ -304,12 +314,41 @@ class Writer:
         write_empty_chunks(self.store.con, layout)
         self.publish()
         publish_gold(self.store.con, layout)
+        self._published["gold"] = identity(layout.gold)
         self.rewrite_catalog(force=force_catalog)
 
     def rewrite_catalog(self, *, force: bool = True) -> bool:
         """Write the catalog's views; without `force` only where they are missing or of another version. Any thread."""
         columns = {model.name: [column.name for column in model.columns] for model in load_models()}
-        return write_catalog(self.store.layout, columns, force=force)
+        with self._swapping:
+            written = write_catalog(self.store.layout, columns, force=force)
+            self._published["catalog"] = identity(self.store.layout.catalog)
+        return written
+
+    def mend_warehouse(self) -> list[str]:
+        """Make anew what readers open and somebody has removed or written to; returns the names.
+
+        The tail and the catalog are there afterwards, gold with its next refresh. Raises OSError, duckdb.Error.
+        """
+        layout = self.store.layout
+        files = {"tail": layout.tail, "gold": layout.gold, "catalog": layout.catalog}
+        if not self._swapping.acquire(blocking=False):
+            return []  # a file and what is noted of it may differ for a moment
+        try:
+            lost = [name for name, path in files.items() if identity(path) != self._published.get(name)]
+        finally:
+            self._swapping.release()
+        if not lost:
+            return []
+        write_empty_chunks(self.store.con, layout)
+        if "tail" in lost:
+            self._published_seq = -1
+            self.publish()
+        if "gold" in lost:
+            self._gold_is_published = False
+        if "catalog" in lost and layout.gold.exists():  # its views are checked as they are made
+            self.rewrite_catalog()
+        return lost
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -413,3 +452,10 @@ class Writer:
         if observed.lost_bytes:
             self.metrics.lost_bytes(observed.lost_bytes)
         self.metrics.backlog(*self.tailer.backlog())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -51,7 +51,11 @@ class Scope:
 
     def can_hold(self, name: bytes, status: stat_result) -> bool:
         """Whether a file can hold events of these days."""
-        written = datetime.fromtimestamp(status.st_mtime, UTC).date()
+        return self.can_have_held(name, status.st_mtime)
+
+    def can_have_held(self, name: bytes, written_at: float) -> bool:
+        """Whether a file that was last written to then (Unix seconds) can hold events of these days, or could."""
+        written = datetime.fromtimestamp(written_at, UTC).date()
         if self.start is not None and written + WRITTEN_SLACK < self.start:
             return False
         begun = _begun(name)

@@ -30,6 +30,18 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """What a file system without hard links says; it is none that readers on other clients mount by NFS."""
 
 
+Identity = tuple[int, int, int, int]
+
+
+def identity(path: Path) -> Identity | None:
+    """What tells a file from any other, and from itself after somebody wrote to it; None: it is not there."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Swap in one state of all datasets: the rows that are committed and not sealed, and which chunks count."""
     temporary = _temporary(layout.tail)

@@ -38,6 +38,7 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import log_of
 from piper.silver.datasets import MACROS
+from piper.silver.owner import check_may_rebuild
 from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, number_in
 from piper.silver.salvage_quarantine import QuarantineSalvage
 from piper.silver.staging import unfold
@@ -73,16 +74,19 @@ class RebuildSummary:
     commit_seq: int = 0
 
 
-def rebuild(settings: Settings, *, on_progress: Progress | None = None) -> RebuildSummary:
+def rebuild(settings: Settings, *, on_progress: Progress | None = None, take_over: bool = False) -> RebuildSummary:
     """Set the old manifest aside and make a new one from what silver, tail, staging and quarantine hold.
 
     Afterwards the caller opens the writer, reads all of raw again, calls `forget_recounts`, and refreshes gold. May be
-    repeated at any time, also after it died. Raises WriterLockedError when any piper holds the manifest,
+    repeated at any time, also after it died. `take_over`: also where the data root belongs to a manifest elsewhere,
+    which PiperError says otherwise. Raises WriterLockedError when any piper holds the manifest,
     ManifestNewerError for one of a newer piper, DataRootError when the data root cannot be read or written.
     """
     layout = Layout.of(settings)
     ensure_writable(layout.data_root, "data root")
     ensure_writable(layout.state, "state directory")
+    if not take_over:
+        check_may_rebuild(layout)
     try:
         summary = RebuildSummary(_set_aside(layout))
         failpoint("rebuild.set_aside")
