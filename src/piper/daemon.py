@@ -65,6 +65,7 @@ GOLD_SHARE = 0.25
 """Of a core's time: gold over a huge day is refreshed less often than gold.refresh_seconds asks for."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
+PUBLISH_RETRY_SECONDS = 2.0
 MENDING_SECONDS = 3.0
 """How often it looks whether readers still have their files."""
 
@@ -267,10 +268,16 @@ class Daemon:
             if writer.publish():
                 self._next_publish = time.monotonic() + self.settings.publish.seconds
             self.health.set_ready("publish")
-        except OSError as error:
-            self._next_publish = time.monotonic() + self.settings.publish.seconds
-            self.health.set_not_ready("publish", str(error))
-            _log.error("publish_failed", error=str(error))
+        except (OSError, duckdb.Error) as error:
+            self._publish_failed(error)
+
+    def _publish_failed(self, error: OSError | duckdb.Error) -> None:
+        """Go on without, and try again; an error of the manifest itself is raised."""
+        if isinstance(error, duckdb.Error) and str(self.layout.warehouse) not in str(error):
+            raise error
+        self._next_publish = time.monotonic() + max(PUBLISH_RETRY_SECONDS, self.settings.publish.seconds)
+        self.health.set_not_ready("publish", _in_words(error, self.layout))
+        _log.error("publish_failed", error=str(error))
 
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
@@ -286,9 +293,8 @@ class Daemon:
         """Readers need files that nobody but piper should touch, and somebody has. Ingest goes on in any case."""
         try:
             lost = writer.mend_warehouse()
-        except OSError as error:
-            self.health.set_not_ready("publish", str(error))
-            _log.error("publish_failed", error=str(error))
+        except (OSError, duckdb.Error) as error:
+            self._publish_failed(error)
             return
         if lost:
             _log.warning("warehouse_mended", files=lost)

@@ -144,7 +144,11 @@ class Writer:
         store = Store.open(settings, command=command, again=again)
         try:
             writer = cls(settings, store, metrics, clock or Clock(), progress)
-            writer.prepare_warehouse()
+            try:
+                writer.prepare_warehouse()
+            except (duckdb.Error, OSError) as error:
+                if not (again and str(store.layout.warehouse) in str(error)):
+                    raise  # else readers have what was there, and `mend_warehouse` tries again
             writer.report_privacy()
         except BaseException as error:
             store.close()

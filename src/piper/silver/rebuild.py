@@ -39,7 +39,7 @@ from piper.silver import schema
 from piper.silver.belonging import log_of
 from piper.silver.datasets import MACROS
 from piper.silver.owner import check_may_rebuild
-from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, number_in
+from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, hidden_by, number_in
 from piper.silver.salvage_quarantine import QuarantineSalvage
 from piper.silver.staging import unfold
 from piper.silver.store import (
@@ -205,16 +205,18 @@ def _begin(con: duckdb.DuckDBPyConnection) -> None:
 
 def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummary, on_progress: Progress) -> None:
     found = find_chunks(con, layout.silver, on_progress)
+    aside = _newest_aside(layout)
+    databases = [database for database in (layout.tail, aside) if database is not None and database.exists()]
+    hidden = found.hide(set().union(*(hidden_by(database) for database in databases)))
     rows, quarantine = Salvage(con, found), QuarantineSalvage(con)
     on_progress("quarantine", 0, 1)
     summary.unreadable += quarantine.read_files(layout.quarantine)
     on_progress("quarantine", 1, 1)
-    aside = _newest_aside(layout)
     if aside is not None:
         quarantine.read_manifest(aside)
-    for database in (layout.tail, aside):
-        if database is not None and database.exists() and not rows.add_database(database):
-            summary.unreadable.append(database)
+    summary.unreadable += [database for database in databases if not rows.add_database(database)]
+    if found.damaged:  # what took the place of these may be among it
+        rows.add_chunks(hidden)
     unfold(layout.staging, SALVAGED)
     failpoint("rebuild.unfolded")
     rows.add_staging(layout.staging)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -65,6 +65,15 @@ class Found:
     def files(self, dataset: str) -> list[str]:
         """Absolute paths of a dataset's chunks."""
         return [str(self.root / chunk.path) for chunk in self.chunks if chunk.dataset == dataset]
+
+    def hide(self, paths: Collection[str]) -> list[FoundChunk]:
+        """Leave out chunks that the published tail says count no more, and that no sound chunk names as replaced: the
+        one that took their place was dropped since, or is damaged. Returns them.
+        """
+        hidden = [chunk for chunk in self.chunks if chunk.path in paths]
+        self.replaced += hidden
+        self.chunks = [chunk for chunk in self.chunks if chunk.path not in paths]
+        return hidden
 
     def set_aside(self, path: Path) -> None:
         """Take a chunk out of every reader's sight; its file stays."""
@@ -153,6 +162,24 @@ def rewrite_in(name: str) -> int:
     return int(found[1]) if found else 0
 
 
+def hidden_by(tail: Path) -> set[str]:
+    """The chunks (below silver/) that a published tail, or a manifest, hides; none if it cannot be read."""
+    try:
+        with duckdb.connect() as probe:
+            probe.execute(f"ATTACH '{sql_literal(tail)}' AS old (READ_ONLY)")
+            tables = {name for (name,) in probe.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+            if "hidden_chunks" in tables:
+                rows = probe.execute("SELECT path FROM old.main.hidden_chunks").fetchall()
+            else:
+                every = " UNION ALL ".join(f"SELECT hidden FROM old.main.{d.tail_table}" for d in DATASETS.values())
+                rows = probe.execute(f"SELECT unnest(hidden) FROM ({every})").fetchall()
+    except duckdb.Error as error:
+        stop_if_machine(error, tail)
+        return set()
+    found = (re.search(r"[^/]+/event_date=.*$", path) for (path,) in rows)
+    return {match[0] for match in found if match}
+
+
 class Salvage:
     """Fills the tail tables, keys and chunks of an empty manifest.
 
@@ -198,6 +225,12 @@ class Salvage:
             finally:
                 self._con.unregister("candidate_rows")
         return True
+
+    def add_chunks(self, chunks: Iterable[FoundChunk]) -> None:
+        """Take the rows of chunks that count no more as candidates."""
+        for chunk in chunks:
+            dataset, path = DATASETS[chunk.dataset], self._found.root / chunk.path
+            self._add_candidates(dataset, dataset.chunk_rows_sql(f"['{sql_literal(path)}']"))
 
     def add_staging(self, staging: Path) -> None:
         """Take the rows of chunks that were prepared and not revealed, after `unfold`."""
