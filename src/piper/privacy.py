@@ -284,7 +284,7 @@ def _clean_gold(hands: Hands, state: MaskingState) -> None:
     def swap(writer: Writer) -> None:
         put_in_place(writer.store.con, store.layout.gold_state)
         failpoint("masking.gold_swapped")
-        publish_gold(writer.store.con, store.layout)
+        writer.publish_gold(writer.store.con)
         writer.store.con.execute("UPDATE masking SET is_gold_clean = TRUE, cleaned_from_utc = ?", [writer.clock.now()])
 
     hands.in_writer(swap)

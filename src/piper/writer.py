@@ -277,13 +277,17 @@ class Writer:
         if not self._gold_is_published:
             if self._published_seq < self.store.progress(con).commit_seq:
                 in_writer(self.publish)
-            with self._swapping:
-                publish_gold(con, self.store.layout)
-                self._published["gold"] = identity(self.store.layout.gold)
+            self.publish_gold(con)
             self._gold_is_published = True
         asked = {model.name for model in self.gold.models} if models is None else set(models)
         self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
+
+    def publish_gold(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Swap in gold as it is. Any thread, with a connection of its own and no transaction of gold under way."""
+        with self._swapping:
+            publish_gold(con, self.store.layout)
+            self._published["gold"] = identity(self.store.layout.gold)
 
     def storage_bytes(self) -> dict[str, int]:
         """Bytes on disk by kind, from the manifest and a few `stat` calls, never from walking the tree."""
@@ -317,8 +321,7 @@ class Writer:
         layout = self.store.layout
         write_empty_chunks(self.store.con, layout)
         self.publish()
-        publish_gold(self.store.con, layout)
-        self._published["gold"] = identity(layout.gold)
+        self.publish_gold(self.store.con)
         self.rewrite_catalog(force=force_catalog)
 
     def rewrite_catalog(self, *, force: bool = True) -> bool:
