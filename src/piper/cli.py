@@ -13,7 +13,7 @@ import typer
 from piper.commands import backfill as backfill_command
 from piper.commands import catalog as catalog_commands
 from piper.commands import config as config_commands
-from piper.commands import demo, insight, quarantine, reading, service, upkeep, warehouse
+from piper.commands import demo, insight, quarantine, reading, repair, service, upkeep, warehouse
 from piper.commands.backfill import AllOption, DryRunOption, EndOption, StartOption
 from piper.commands.context import (
     ConfigOption,
@@ -62,6 +62,7 @@ app.command()(insight.doctor)
 app.command()(reading.tail)
 app.command()(reading.query)
 app.command()(reading.sql)
+app.command()(repair.repair)
 app.command()(warehouse.rebuild)
 app.command()(service.reload)
 app.command()(service.install_units)

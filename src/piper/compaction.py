@@ -37,7 +37,7 @@ class MergeError(PiperError):
     def __init__(self, merge: Merge, detail: str) -> None:
         super().__init__(
             f"silver/{merge.partition.directory} could not be compacted: {detail}",
-            hint="Its chunks are as they were. If one is damaged, `piper rebuild` sets it aside and reads raw again.",
+            hint="Its chunks are as they were. If one is damaged, `piper repair --deep` makes its rows again from raw.",
         )
         self.directory = merge.partition.directory
 

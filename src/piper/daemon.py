@@ -28,7 +28,7 @@ import structlog
 
 from piper import __version__
 from piper.duties import daemon_duties
-from piper.errors import DataRootError, PiperError
+from piper.errors import DataRootError, PiperError, WriterLockedError
 from piper.failpoints import failpoint
 from piper.files import ensure_writable, narrow_umask
 from piper.gold.models import load_models
@@ -44,6 +44,7 @@ from piper.ops.metrics import Metrics
 from piper.ops.systemd import Notifier, describe, pulse
 from piper.reload import Reloader
 from piper.settings import LoadedSettings, Settings
+from piper.silver.store import explain
 from piper.spool.watch import changed_paths
 from piper.upkeep import Upkeep
 from piper.writer import Writer
@@ -71,6 +72,9 @@ GATHER_SECONDS_MAX = 1.0
 """Lines wait for the next publish to be due before they are committed, as no reader sees them earlier; no longer."""
 RETRY_SECONDS_MAX = 30.0
 HOUSEKEEPING_SECONDS = 15.0
+PUBLISH_RETRY_SECONDS = 2.0
+MENDING_SECONDS = 3.0
+"""How often it looks whether readers still have their files."""
 
 T = TypeVar("T")
 _log = structlog.get_logger(component="daemon")
@@ -120,7 +124,7 @@ class Daemon:
         self.gold_lock = anyio.Lock()
         self._gold_cursor: duckdb.DuckDBPyConnection | None = None
         self.jobs = Jobs(lambda: self._wake.set(), self._why_no_job)
-        self._reopening = False
+        self._reopening = self._has_been_open = False
         self.is_behind = True
         """Whether lines waited to be read at the end of the loop's last turn; upkeep gives way to them."""
         self.upkeep = Upkeep(
@@ -138,7 +142,8 @@ class Daemon:
         self._stopping = anyio.Event()
         self._caught_up = anyio.Event()
         """The ingest loop had nothing to do for the first time."""
-        self._next_scan = self._next_rescan = self._next_poll = self._next_publish = self._next_housekeeping = 0.0
+        self._next_scan = self._next_rescan = self._next_poll = self._next_publish = 0.0
+        self._next_mending = self._next_housekeeping = 0.0
         self._scan_seconds = 0.0
         self._notifier = Notifier()
         self.reloader = Reloader(load, self, self._notifier)
@@ -211,12 +216,16 @@ class Daemon:
         writer = self.writer
         assert writer is not None
         failpoint("daemon.turn")
+        writer.store.check_ground()
         self.jobs.run_all(writer)
         self._look(writer)
         if writer.tail_is_old and not writer.tailer.ready:
             writer.seal()
         writer.ingest(seconds=self.settings.watch.poll_seconds * BATCH_SHARE, look=lambda: self._poll_when_due(writer))
         self._publish(writer)
+        if time.monotonic() >= self._next_mending:
+            self._next_mending = time.monotonic() + MENDING_SECONDS
+            self._mend_warehouse(writer)
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
             self._keep_house(writer)
@@ -282,10 +291,16 @@ class Daemon:
                 seconds = time.monotonic() - started
                 self._next_publish = started + max(self.settings.publish.seconds, seconds / PUBLISH_SHARE)
             self.health.set_ready("publish")
-        except OSError as error:
-            self._next_publish = time.monotonic() + self.settings.publish.seconds
-            self.health.set_not_ready("publish", str(error))
-            _log.error("publish_failed", error=str(error))
+        except (OSError, duckdb.Error) as error:
+            self._publish_failed(error)
+
+    def _publish_failed(self, error: OSError | duckdb.Error) -> None:
+        """Go on without, and try again; an error of the manifest itself is raised."""
+        if isinstance(error, duckdb.Error) and str(self.layout.warehouse) not in str(error):
+            raise error
+        self._next_publish = time.monotonic() + max(PUBLISH_RETRY_SECONDS, self.settings.publish.seconds)
+        self.health.set_not_ready("publish", _in_words(error, self.layout))
+        _log.error("publish_failed", error=str(error))
 
     def _keep_house(self, writer: Writer) -> None:
         self.metrics.storage(writer.storage_bytes())
@@ -297,12 +312,26 @@ class Daemon:
             usage = shutil.disk_usage(self.layout.state)
             self.metrics.state_disk(usage.free, usage.total)
 
+    def _mend_warehouse(self, writer: Writer) -> None:
+        """Readers need files that nobody but piper should touch, and somebody has. Ingest goes on in any case."""
+        try:
+            lost = writer.mend_warehouse()
+        except (OSError, duckdb.Error) as error:
+            self._publish_failed(error)
+            return
+        if lost:
+            _log.warning("warehouse_mended", files=lost)
+        if "gold" in lost:
+            anyio.from_thread.run_sync(self._gold_wake.set)
+
     # ---- opening, failing, stopping ------------------------------------------------------------------------------
 
     def _open(self) -> None:
         settings = self.settings
-        writer = Writer.open(settings, self.metrics, command="piperd", progress=self._beat)
+        again = self._has_been_open
+        writer = Writer.open(settings, self.metrics, command="piperd", progress=self._beat, again=again)
         self.writer = writer
+        self._has_been_open = True
         if self.settings is not settings:  # reloaded while it was opened
             writer.adopt(self.settings)
         self._gold_cursor = writer.store.cursor()
@@ -325,7 +354,7 @@ class Daemon:
         """After a failed step: what is durable is in the manifest, so open it anew, again and again."""
         kind = _kind_of(error)
         self.metrics.commit_failed(kind, error=str(error))
-        self.health.set_not_ready("manifest_open", f"{type(error).__name__}: {error}")
+        self.health.set_not_ready("manifest_open", _in_words(error, self.layout))
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
         self._reopening = True
@@ -340,7 +369,7 @@ class Daemon:
                     await self._in_thread(self._open)
                     self._reopening = False
                     return
-                except (DataRootError, duckdb.Error, OSError) as again:
+                except (DataRootError, WriterLockedError, duckdb.Error, OSError) as again:
                     failures += 1
                     self.health.set_not_ready("manifest_open", str(again))
                     _log.error("reopen_failed", error=str(again), failures=failures)
@@ -495,6 +524,12 @@ def _end_late() -> None:
     _log.error("stop_took_too_long", seconds=STOP_SECONDS)
     close_run_log()
     os._exit(0)
+
+
+def _in_words(error: BaseException, layout: Layout) -> str:
+    """Why the data root is opened anew, for whoever asks /readyz."""
+    known = explain(error, layout) if isinstance(error, duckdb.Error | OSError) else None
+    return known.message if known is not None else f"{type(error).__name__}: {error}"
 
 
 def _kind_of(error: BaseException) -> str:

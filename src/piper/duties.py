@@ -11,6 +11,7 @@ from piper.hours import Hours
 from piper.privacy import clean_up, rewrite_history
 from piper.retention import prune
 from piper.silver.hidden import forget_deleted, put_away
+from piper.silver.verify import Fault, find_broken, set_aside
 from piper.upkeep import Duty, Hands
 
 FORGET_SECONDS = 60.0
@@ -21,11 +22,13 @@ BACKFILL_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 KEYS_SECONDS = 10.0
 COMPACT_SECONDS = 60.0
+VERIFY_SECONDS = 900.0
+"""One `stat` a chunk: as often as doctor's timer asks."""
 
 
 def daemon_duties() -> tuple[Duty, ...]:
     """What the daemon does in the background, by the settings that its writer has at the time."""
-    compaction = Compaction()
+    compaction, verify = Compaction(), Verify()
 
     def prune_due(hands: Hands) -> bool:
         return any(prune(hands, hands.writer.settings.retention).values())
@@ -38,6 +41,7 @@ def daemon_duties() -> tuple[Duty, ...]:
         Duty("mask", PRIVACY_SECONDS, rewrite_history),
         Duty("clean", PRIVACY_SECONDS, clean_up, gold_rests=True, yields=False),
         Duty("keys", KEYS_SECONDS, merge_keys, yields=False),
+        Duty("verify", VERIFY_SECONDS, verify, yields=False),
         Duty("backfill", BACKFILL_SECONDS, go_on_with_backfill),
         Duty("prune", PRUNE_SECONDS, prune_due, gold_rests=True, yields=False),
         Duty("compact", COMPACT_SECONDS, compact_due),
@@ -51,6 +55,26 @@ def merge_keys(hands: Hands) -> bool:
         in_writer=lambda step: hands.in_writer(lambda writer: step(writer.store.con)),
         check=hands.check,
     )
+
+
+class Verify:
+    """Look whether all chunks are there and whole; take what would make every query fail out of readers' sight."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, hands: Hands) -> bool:
+        """Look once; returns False: it is enough until the next time."""
+        store, metrics = hands.writer.store, hands.writer.metrics
+        _, broken = find_broken(hands.con, store.layout, reveal_lock=store.reveal_lock)
+        set_aside(store.layout, [chunk for chunk in broken if chunk.fault is not Fault.MISSING])
+        for chunk in broken:
+            if chunk.path not in self._told:
+                metrics.chunk_broken(chunk.fault.value, path=chunk.path, detail=chunk.detail)
+        lacking = [chunk for chunk in broken if chunk.fault is not Fault.FOREIGN]
+        self._told = {chunk.path for chunk in lacking}
+        metrics.broken_chunks(len(lacking))
+        return False
 
 
 def go_on_with_backfill(hands: Hands) -> bool:

@@ -21,6 +21,11 @@ class Layout:
         return cls(settings.paths.data_root, settings.paths.state_root)
 
     @property
+    def owner_file(self) -> Path:
+        """Which manifest the data root belongs to (silver/owner.py)."""
+        return self.data_root / "owner.json"
+
+    @property
     def silver(self) -> Path:
         """Sealed chunks: <dataset>/event_date=…/[event_type=…/]<commit_seq>-<n>.parquet, immutable; those of a rewrite
         are called r<number>-<n>.parquet.

@@ -24,6 +24,8 @@ from piper.layout import Layout
 from piper.ops.metrics import GOLD_MODELS, Metrics
 from piper.ops.rejected import Only
 from piper.privacy import finish_now
+from piper.repair import Repair
+from piper.repair import read_state as read_repair
 from piper.retention import Pruned
 from piper.retention import prune as prune_due
 from piper.settings import Settings
@@ -188,6 +190,27 @@ def _step_through(run: Backfill, hands: Hands, on_progress: Progress) -> None:
         on_progress(*progress)
 
 
+def repair(settings: Settings, on_progress: Progress, *, dry_run: bool = False, deep: bool = False) -> dict[str, Any]:
+    """Repair broken chunks, having read what is unread; one that was not finished goes first.
+
+    Returns `repair.State.summary`, and `gold_failed`.
+    """
+    with open_writer(settings, "piper repair") as writer, closing(Hands(writer)) as hands:
+        run = Repair(is_live=False, is_deep=deep)
+        writer.scan()
+        if writer.tailer.spool_error:
+            raise _unreachable(writer.tailer.spool_error)
+        if dry_run:
+            return run.check(hands) | {"gold_failed": []}
+        _read_all(writer, lambda _done, _total: None)
+        state = run.begin(hands)
+        while (progress := run.step(hands)) is not None:
+            on_progress(*progress)
+        if not state.is_finished:
+            state = read_repair(hands.con) or state
+        return state.summary() | {"gold_failed": _show(writer)}
+
+
 def replay(settings: Settings, only: Only, *, dry_run: bool = False) -> dict[str, Any]:
     """Judge quarantined lines again, and bring gold up to date. Returns `Replay.summary`, and `gold_failed`."""
     with open_writer(settings, "piper quarantine replay") as writer, closing(Hands(writer)) as hands:
@@ -222,7 +245,13 @@ def _forget(hands: Hands) -> None:
     hands.writer.publish()
 
 
-def rebuild(settings: Settings, on_step: Callable[[str, int, int], None], on_progress: Progress) -> RebuildRun:
+def rebuild(
+    settings: Settings,
+    on_step: Callable[[str, int, int], None],
+    on_progress: Progress,
+    *,
+    take_over: bool = False,
+) -> RebuildRun:
     """Make a new manifest from what is in the data root, then read all of raw again: dedupe keeps what silver has.
 
     The spool must be there before anything is touched. Killed at any point, it can be run again.
@@ -231,7 +260,7 @@ def rebuild(settings: Settings, on_step: Callable[[str, int, int], None], on_pro
     from piper.silver.rebuild import rebuild as make_manifest
 
     _require_spool(settings)
-    found = make_manifest(settings, on_progress=on_step)
+    found = make_manifest(settings, on_progress=on_step, take_over=take_over)
     started = time.monotonic()
     with open_writer(settings, "piper rebuild") as writer:
         return RebuildRun(asdict(found), _pass(writer, started, on_progress, after_reading=forget_recounts))

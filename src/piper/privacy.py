@@ -26,7 +26,7 @@ import structlog
 from piper.errors import PiperError
 from piper.failpoints import failpoint
 from piper.gold.scrub import copy_scrubbed, put_in_place
-from piper.publish.snapshots import GENERATION_SECONDS, publish_gold
+from piper.publish.snapshots import GENERATION_SECONDS
 from piper.silver.compact import CHUNK_BYTES_MAX
 from piper.silver.hidden import forget_deleted, put_away
 from piper.silver.mask_history import Wanted, find, find_words, masks_wanted, names_wanted, rewrite_chunks, users_of
@@ -284,7 +284,7 @@ def _clean_gold(hands: Hands, state: MaskingState) -> None:
     def swap(writer: Writer) -> None:
         put_in_place(writer.store.con, store.layout.gold_state)
         failpoint("masking.gold_swapped")
-        publish_gold(writer.store.con, store.layout)
+        writer.publish_gold(writer.store.con)
         writer.store.con.execute("UPDATE masking SET is_gold_clean = TRUE, cleaned_from_utc = ?", [writer.clock.now()])
 
     hands.in_writer(swap)

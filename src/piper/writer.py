@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -26,7 +28,7 @@ from piper.gold.spool import WithSpool
 from piper.ops.metrics import Metrics
 from piper.ops.pace import Pace
 from piper.publish.catalog import write_catalog, write_empty_chunks
-from piper.publish.snapshots import GENERATION_SECONDS, publish_gold
+from piper.publish.snapshots import GENERATION_SECONDS, Identity, identity, publish_gold
 from piper.publish.tail import TailPublisher
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit, create_work_tables
@@ -131,6 +133,10 @@ class Writer:
         self._tail = TailPublisher(store.layout, clock.monotonic)
         self._published_seq = -1
         self._gold_is_published = True
+        self._published: dict[str, Identity | None] = {}
+        """The files that readers open, as they were swapped in."""
+        self._swapping = threading.Lock()
+        """Held while gold or the catalog, which other threads write, is swapped in and noted."""
 
     @classmethod
     def open(
@@ -141,15 +147,20 @@ class Writer:
         command: str,
         clock: Clock | None = None,
         progress: Callable[[], None] = lambda: None,
+        again: bool = False,
     ) -> Writer:
         """Lock and open the data root; everything that readers open is there afterwards. Raises PiperError.
 
-        `progress` is called often while a step takes long, so that slow is not taken for hung.
+        `again` as in `Store.open`. `progress` is called often while a step takes long: slow is not hung.
         """
-        store = Store.open(settings, command=command)
+        store = Store.open(settings, command=command, again=again)
         try:
             writer = cls(settings, store, metrics, clock or Clock(), progress)
-            writer.prepare_warehouse()
+            try:
+                writer.prepare_warehouse()
+            except (duckdb.Error, OSError) as error:
+                if not (again and str(store.layout.warehouse) in str(error)):
+                    raise  # else readers have what was there, and `mend_warehouse` tries again
             writer.report_privacy()
         except BaseException as error:
             store.close()
@@ -285,11 +296,17 @@ class Writer:
         if not self._gold_is_published:
             if self._published_seq < self.store.progress(con).commit_seq:
                 in_writer(self.publish)
-            publish_gold(con, self.store.layout)
+            self.publish_gold(con)
             self._gold_is_published = True
         asked = {model.name for model in self.gold.models} if models is None else set(models)
         self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
+
+    def publish_gold(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Swap in gold as it is. Any thread, with a connection of its own and no transaction of gold under way."""
+        with self._swapping:
+            publish_gold(con, self.store.layout)
+            self._published["gold"] = identity(self.store.layout.gold)
 
     def storage_bytes(self) -> dict[str, int]:
         """Bytes on disk by kind, from the manifest and a few `stat` calls, never from walking the tree."""
@@ -299,8 +316,8 @@ class Writer:
         return {
             "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file())
             + self.store.keys.size_bytes(con),
-            "tail": sum(path.stat().st_size for path in segments_in(layout.tail)),
-            "gold": layout.gold.stat().st_size,
+            "tail": sum(map(_size, segments_in(layout.tail))),
+            "gold": _size(layout.gold),
             "silver": silver[0] if silver else 0,
             "quarantine": quarantine[0] if quarantine else 0,
         }
@@ -324,13 +341,42 @@ class Writer:
         layout = self.store.layout
         write_empty_chunks(self.store.con, layout)
         self.publish()
-        publish_gold(self.store.con, layout)
+        self.publish_gold(self.store.con)
         self.rewrite_catalog(force=force_catalog)
 
     def rewrite_catalog(self, *, force: bool = True) -> bool:
         """Write the catalog's views; without `force` only where they are missing or of another version. Any thread."""
         columns = {model.name: [column.name for column in model.columns] for model in load_models()}
-        return write_catalog(self.store.layout, columns, force=force)
+        with self._swapping:
+            written = write_catalog(self.store.layout, columns, force=force)
+            self._published["catalog"] = identity(self.store.layout.catalog)
+        return written
+
+    def mend_warehouse(self) -> list[str]:
+        """Make anew what readers open and somebody has removed or written to; returns the names.
+
+        The tail and the catalog are there afterwards, gold with its next refresh. Raises OSError, duckdb.Error.
+        """
+        layout = self.store.layout
+        files = {"gold": layout.gold, "catalog": layout.catalog}
+        if not self._swapping.acquire(blocking=False):
+            return []  # a file and what is noted of it may differ for a moment
+        try:
+            lost = [name for name, path in files.items() if identity(path) != self._published.get(name)]
+            lost += [] if self._tail.is_whole() else ["tail"]
+        finally:
+            self._swapping.release()
+        if not lost:
+            return []
+        write_empty_chunks(self.store.con, layout)
+        if "tail" in lost:
+            self._published_seq = -1
+            self.publish()
+        if "gold" in lost:
+            self._gold_is_published = False
+        if "catalog" in lost and layout.gold.exists():  # its views are checked as they are made
+            self.rewrite_catalog()
+        return lost
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -452,3 +498,10 @@ class Writer:
         tailer = self.tailer
         self.metrics.spool_state(unreadable=len(tailer.unreadable), special=tailer.special, doubtful=tailer.doubtful)
         self.metrics.backlog(*tailer.backlog())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

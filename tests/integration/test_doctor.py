@@ -159,7 +159,7 @@ def test_a_damaged_chunk_is_a_failure_until_it_is_put_back(place: Place) -> None
     checks, code = examined(place)
     assert code == 2
     assert checks["catalog"]["status"] == "FAIL"
-    assert "piper rebuild" in checks["catalog"]["hint"]
+    assert "piper repair" in checks["catalog"]["hint"]
     chunk.write_bytes(content)
     assert examined(place)[0]["catalog"]["status"] == "PASS"
 

@@ -120,6 +120,7 @@ DEFAULTS = settings(deadline=None, max_examples=150, suppress_health_check=[Heal
 @given(text=texts(), value=st.dictionaries(st.sampled_from(KEYS), values(), max_size=4))
 @example(text="anna/anna_anna anna", value={"path": "C:\\nanna\nanna", "x": ["anna\nanna\nanna", 1001, True]})
 @example(text="C:\\anna", value={"path": {"path": "path", "kind": "1001"}, "1001": 1001, "duration_ms": "5 ms"})
+@example(text="anna/anna.k", value={})
 @example(text="user user-0123456789abcdef", value={"user": "user-0123456789abcdef/user"})
 def test_masking_is_what_the_reference_says_and_can_be_undone(
     con: duckdb.DuckDBPyConnection, text: str, value: dict[str, Any]

@@ -52,8 +52,12 @@ class Scope:
 
     def can_hold(self, name: bytes, status: stat_result) -> bool:
         """Whether a file can hold events of these days."""
+        return self.can_have_held(name, status.st_mtime)
+
+    def can_have_held(self, name: bytes, written_at: float) -> bool:
+        """Whether a file that was last written to then (Unix seconds) can hold events of these days, or could."""
         # Differences only: a file can say that it was written, or begun, at a time that a date less a week cannot be.
-        if self.start is not None and status.st_mtime < (self.start - _EPOCH - WRITTEN_SLACK).total_seconds():
+        if self.start is not None and written_at < (self.start - _EPOCH - WRITTEN_SLACK).total_seconds():
             return False
         begun = _begun(name)
         return self.end is None or begun is None or begun - self.end <= BEGUN_SLACK

@@ -136,13 +136,17 @@ def doctor(
     textfile: Annotated[
         Path | None, typer.Option("--textfile", metavar="FILE", help="Write the result for node_exporter as well.")
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every value of silver, for chunks that are damaged inside.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check freshness, volume, invalid rate, clock skew, lag and the ground. Exit 0 PASS, 1 WARN, 2 FAIL."""
     from piper.ops import screen
     from piper.ops.doctor import EXIT_CODES, examine, worst
 
-    checks = examine(settings_of(ctx))
+    with screen.byte_progress("chunks", visible=deep and sys.stderr.isatty() and not as_json) as progress:
+        checks = examine(settings_of(ctx), deep=deep, on_progress=progress)
     if as_json:
         print_json({"status": worst(checks).value, "checks": [check.as_row() for check in checks]})
     else:

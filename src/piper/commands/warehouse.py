@@ -101,6 +101,9 @@ def materialize(
 def rebuild(
     ctx: typer.Context,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also if the data root belongs to a manifest elsewhere.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new manifest from silver and the raw spool, when the old one is damaged or lost."""
@@ -112,7 +115,7 @@ def rebuild(
         confirm(f"Set the manifest of {settings.paths.data_root} aside and make a new one?", as_json=as_json)
     visible = sys.stderr.isatty() and not as_json
     with screen.step_progress(visible=visible) as on_step, screen.byte_progress("raw", visible=visible) as on_bytes:
-        done = oneshot.rebuild(settings, on_step, on_bytes)
+        done = oneshot.rebuild(settings, on_step, on_bytes, take_over=take_over)
     if as_json:
         print_json(asdict(done))
     else:

@@ -56,9 +56,15 @@ class Pattern:
 
 
 def patterns(names: Iterable[str], *, any_case: bool) -> list[Pattern]:
-    """Patterns that together find `names`, which must be `is_searched`; a longer name goes before one that it holds."""
+    """Patterns that together find `names`, which must be `is_searched`; a longer name goes before one that it holds.
+
+    Names of several words (`anna.k`) have patterns of their own, to be used first: behind a name that took the
+    character between the two (`anna/anna.k`), a part of them could be found (`k`) before they are looked for again.
+    """
     ordered = sorted(set(names), key=lambda name: (-len(name), name))
-    return [_pattern(tuple(group), "(?i)" if any_case else "") for group in _groups(ordered)]
+    several = [name for name in ordered if not name.isalnum()]
+    single = [name for name in ordered if name.isalnum()]
+    return [_pattern(tuple(group), "(?i)" if any_case else "") for group in (*_groups(several), *_groups(single))]
 
 
 def pattern_of(expression: str) -> Pattern:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Final
 import anyio
 import orjson
 import structlog
-from anyio.abc import SocketListener, SocketStream, TaskStatus
+from anyio.abc import SocketListener, SocketStream, TaskGroup, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from piper.errors import ControlError, PiperError
@@ -35,6 +35,9 @@ ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 CLIENTS_MAX: Final = 8
 CLIENT_SECONDS: Final = 5.0
 """What a client has to send its request, and to take each line of the answer."""
+
+LOOK_SECONDS: Final = 5.0
+"""How often the daemon looks whether its socket is still there."""
 
 _ACCEPT_PAUSE_SECONDS: Final = 0.1
 _FAREWELL_SECONDS: Final = 1.0
@@ -78,28 +81,48 @@ async def serve_control(
     """Answer commands at `path` until cancelled; then running commands are cancelled and the file is removed.
 
     Only the process that holds the manifest's lock may call it, and it must end before the lock is given
-    up: a socket that exists is therefore a dead daemon's, and is replaced. Reports `started` when clients
-    can connect. Raises `ControlError` when the socket cannot be made (no permission, a file system without
-    sockets).
+    up: a socket that exists is therefore a dead daemon's, and is replaced. One that somebody removes is made
+    again. Reports `started` when clients can connect. Raises `ControlError` when the socket cannot be made at
+    first (no permission, a file system without sockets).
     """
-    async with _listening(path) as listener, anyio.create_task_group() as clients:
-        slots = anyio.CapacityLimiter(CLIENTS_MAX)
-        _log.info("control_listening", path=str(path))
-        task_status.started()
+    slots = anyio.CapacityLimiter(CLIENTS_MAX)
+    has_listened = False
+    async with anyio.create_task_group() as clients:
         while True:
             try:
-                stream = await listener.accept()
-            except anyio.BrokenResourceError as error:
-                # Out of file descriptors, most likely. The client waits in the queue; do not spin on it.
-                _log.warning("control_accept_failed", error=str(error.__cause__ or error))
-                await anyio.sleep(_ACCEPT_PAUSE_SECONDS)
-                continue
-            clients.start_soon(_serve_client, stream, handlers, slots)
+                async with _listening(path) as (listener, made), anyio.create_task_group() as accepting:
+                    accepting.start_soon(_accept, listener, clients, handlers, slots)
+                    _log.info("control_listening", path=str(path))
+                    if not has_listened:
+                        task_status.started()
+                    has_listened = True
+                    while _is_ours(path, made):
+                        await anyio.sleep(LOOK_SECONDS)
+                    _log.warning("control_socket_lost", path=str(path))
+                    accepting.cancel_scope.cancel()
+            except ControlError:
+                if not has_listened:
+                    raise
+                await anyio.sleep(LOOK_SECONDS)  # its folder is gone: the writer knows, and says so
+
+
+async def _accept(
+    listener: SocketListener, clients: TaskGroup, handlers: Mapping[str, Handler], slots: anyio.CapacityLimiter
+) -> None:
+    while True:
+        try:
+            stream = await listener.accept()
+        except anyio.BrokenResourceError as error:
+            # Out of file descriptors, most likely. The client waits in the queue; do not spin on it.
+            _log.warning("control_accept_failed", error=str(error.__cause__ or error))
+            await anyio.sleep(_ACCEPT_PAUSE_SECONDS)
+            continue
+        clients.start_soon(_serve_client, stream, handlers, slots)
 
 
 @asynccontextmanager
-async def _listening(path: Path) -> AsyncIterator[SocketListener]:
-    """A listener at `path` that others could not open, not for an instant; its file goes at the end.
+async def _listening(path: Path) -> AsyncIterator[tuple[SocketListener, os.stat_result]]:
+    """A listener at `path` that others could not open, not for an instant, and its file, which goes at the end.
 
     `bind` makes the file with the mode that the umask leaves, and the umask belongs to all threads:
     narrowing it here would narrow files that others make meanwhile. So the socket is made in a folder that
@@ -122,7 +145,7 @@ async def _listening(path: Path) -> AsyncIterator[SocketListener]:
             raise _cannot_listen(path, error) from error
         made = path.stat()
         try:
-            yield listener
+            yield listener, made
         finally:
             _remove(path, made)
     finally:
@@ -132,9 +155,16 @@ async def _listening(path: Path) -> AsyncIterator[SocketListener]:
 
 def _remove(path: Path, made: os.stat_result) -> None:
     """Remove our socket; one that someone else put there since is left alone."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(path.stat(), made):
+    with contextlib.suppress(OSError):  # a mount that is gone took it along
+        if _is_ours(path, made):
             path.unlink()
+
+
+def _is_ours(path: Path, made: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), made)
+    except OSError:
+        return False
 
 
 def _cannot_listen(path: Path, error: OSError) -> ControlError:

@@ -7,6 +7,7 @@ are in `piper.ops.checks`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ import duckdb
 from piper.errors import PiperError
 from piper.layout import Layout
 from piper.ops.checks import EXIT_CODES, Check, Level, data, ground, standing, worst
+from piper.ops.chunks import verify_chunks
 from piper.ops.facts import read_warehouse, storage_versions
 from piper.ops.status import read_status
 from piper.settings import Settings
@@ -25,8 +27,17 @@ GOLD_GRACE = timedelta(seconds=60)
 """Beyond three refresh intervals: what a refresh over a large batch may take."""
 
 
-def examine(settings: Settings, now: datetime | None = None) -> list[Check]:
-    """Ask everything that can be asked. Never raises for what it finds. `now`: aware, defaults to the clock."""
+def examine(
+    settings: Settings,
+    now: datetime | None = None,
+    *,
+    deep: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Check]:
+    """Ask everything that can be asked. Never raises for what it finds. `now`: aware, defaults to the clock.
+
+    `deep` reads every value of silver, and tells `on_progress` of it: (chunks done, chunks in all).
+    """
     naive = (now or datetime.now(UTC)).astimezone(UTC).replace(tzinfo=None)
     layout = Layout.of(settings)
     status, writer = _status(settings)
@@ -47,8 +58,19 @@ def examine(settings: Settings, now: datetime | None = None) -> list[Check]:
         hint = "Run `piper init` (or restart piperd): it makes the catalog anew."
         checks.append(Check("catalog", Level.FAIL, f"{layout.catalog} is missing", hint))
     if status is not None and _is_whole(status):
+        checks.append(_check_chunk_files(settings, status, deep=deep, on_progress=on_progress))
         checks += _of_status(status)
     return checks
+
+
+def _check_chunk_files(
+    settings: Settings, status: dict[str, Any], *, deep: bool, on_progress: Callable[[int, int], None]
+) -> Check:
+    try:
+        found = verify_chunks(settings, status["state"], deep=deep, on_progress=on_progress)
+    except PiperError as error:
+        return Check("chunk_files", Level.WARN, f"not judged: {error.message}", error.hint)
+    return standing.check_chunk_files(found, deep=deep)
 
 
 def open_problems(settings: Settings, status: dict[str, Any]) -> list[Check]:

@@ -14,6 +14,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import duckdb
 
@@ -34,6 +35,8 @@ from piper.ops.metrics import Metrics
 from piper.ops.rejected import Only
 from piper.ops.status import collect_status
 from piper.reload import Reloader
+from piper.repair import Repair, verification
+from piper.repair import read_state as read_repair
 from piper.retention import prune as prune_due
 from piper.settings import Settings
 from piper.upkeep import Hands, Upkeep
@@ -85,6 +88,13 @@ def control_handlers(daemon: Running) -> Mapping[str, Handler]:
         async with backfill_lock:
             return await _backfill(daemon, args, progress)
 
+    async def verify(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        return await _verify(daemon, progress, deep=bool(args.get("deep")))
+
+    async def repair(args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        async with backfill_lock:
+            return await _repair(daemon, args, progress)
+
     async def replay(args: dict[str, Any], _progress: Progress) -> dict[str, Any]:
         async with backfill_lock:
             return await _replay(daemon, args)
@@ -92,6 +102,8 @@ def control_handlers(daemon: Running) -> Mapping[str, Handler]:
     return {
         "backfill": backfill,
         "replay": replay,
+        "repair": repair,
+        "verify": verify,
         "status": status,
         "materialize": materialize,
         "reload": reload,
@@ -171,6 +183,33 @@ async def _step(daemon: Running, run: Backfill, progress: Progress) -> bool:
     if done is not None:
         await progress({"done": done[0], "total": done[1]})
     return done is not None
+
+
+async def _verify(daemon: Running, progress: Progress, *, deep: bool) -> dict[str, Any]:
+    """Look at every chunk, between the daemon's own duties."""
+
+    async def send(done: int, total: int) -> None:
+        await progress({"done": done, "total": total})
+
+    def tell(done: int, total: int) -> None:
+        if deep:
+            anyio.from_thread.run(send, done, total)
+
+    return await daemon.upkeep.do(lambda hands: verification(hands, deep=deep, on_progress=tell))
+
+
+async def _repair(daemon: Running, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Repair beside ingest, some seconds at a time between the duties."""
+    run = Repair(is_live=True, is_deep=bool(args.get("deep")))
+    if args.get("dry_run"):
+        return await daemon.upkeep.do(run.check) | {"gold_failed": []}
+    state = await daemon.upkeep.do(run.begin)
+    if state.is_finished:
+        return state.summary() | {"gold_failed": []}
+    while (done := await daemon.upkeep.do(run.step)) is not None:
+        await progress({"done": done[0], "total": done[1]})
+    finished = await daemon.upkeep.do(lambda hands: read_repair(hands.con))
+    return (finished or state).summary() | {"gold_failed": await _show_gold(daemon)}
 
 
 async def _replay(daemon: Running, args: dict[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ DATASETS: Final = (
 )
 STORAGE_KINDS: Final = ("state", "tail", "gold", "silver", "quarantine")
 PRUNED: Final = ("silver", "quarantine", "run_logs", "sources")
-DUTIES: Final = ("forget", "mask", "clean", "keys", "backfill", "compact", "prune")
+DUTIES: Final = ("forget", "mask", "clean", "keys", "verify", "backfill", "compact", "prune")
 
 OLD_SECONDS: Final = 366 * 86_400
 _STAGE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -155,6 +155,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("piper_compactions_total", "rewrites", "Rewrites that merged chunks"),
     _counter("piper_compacted_chunks_total", "files", "Parquet chunks that were merged into others"),
     _gauge("piper_hidden_chunks", "files", "Parquet chunks that were replaced or dropped, and wait for their deletion"),
+    _gauge("piper_broken_chunks", "files",
+           "Parquet chunks that are missing or damaged, at the last look: their rows are missing"),
     _gauge("piper_last_publish_timestamp_seconds", "Unix seconds", "Last swap of the published tail"),
     _histogram("piper_gold_refresh_duration_seconds", "seconds",
                "Duration of a model's refresh", _GOLD_BUCKETS, model=GOLD_MODELS),
@@ -423,6 +425,14 @@ class Metrics:
     def hidden_chunks(self, n: int) -> None:
         """How many chunks are hidden from readers and not deleted yet."""
         self._gauge("piper_hidden_chunks").set(n)
+
+    def chunk_broken(self, fault: str, *, path: str, detail: str) -> None:
+        """A chunk is not what the manifest says; readers do without it until it is repaired."""
+        _silver.error("chunk_broken", fault=fault, path=path, detail=detail)
+
+    def broken_chunks(self, n: int) -> None:
+        """How many chunks of the manifest are missing or damaged."""
+        self._gauge("piper_broken_chunks").set(n)
 
     # --- upkeep ---
 

@@ -126,6 +126,27 @@ def show_backfill(out: Console, done: dict[str, Any]) -> None:
     facts(out, title, rows)
 
 
+def show_repair(out: Console, done: dict[str, Any]) -> None:
+    """What a repair has made again and what not, or what it would begin with."""
+    rows = [(chunk["fault"], f"{chunk['path']}: {chunk['detail']}; {chunk['rows']:,} rows") for chunk in done["chunks"]]
+    if done["dry_run"]:
+        rows.append(("to be read", _plain(done["read"]) if done["chunks"] else "nothing"))
+    else:
+        rows += [("restored", f"{done['restored']:,} of {done['rows']:,} rows"), ("lost", f"{done['lost']:,} rows")]
+    for day, lost in done["lost_by_day"].items():
+        rows.append((f"LOST {day}", ", ".join(f"{count:,} rows of silver/{name}" for name, count in lost.items())))
+    if done["files_gone"]:
+        rows.append(("files gone", _plain(done["files_gone"])))
+    if done["unreadable"]:
+        rows.append(("UNREADABLE", f"{_plain(done['unreadable'])}; repeat it when they can be read"))
+    if done["lost_by_day"]:
+        rows.append(("if they return", "piper backfill --start DAY --end DAY brings what a spool file has"))
+    if done["gold_failed"]:
+        rows.append(("gold", f"FAILED for {', '.join(done['gold_failed'])}; readers keep the old rows"))
+    title = "would be repaired" if done["dry_run"] else f"repaired by {done['by']} in {done['seconds']:.2f} s"
+    facts(out, title if done["chunks"] else "every chunk is in its place", rows)
+
+
 def show_replay(out: Console, done: dict[str, Any]) -> None:
     """What a replay of the quarantine has moved, or would."""
     rows = [

@@ -67,12 +67,12 @@ def write_catalog(layout: Layout, gold_columns: dict[str, list[str]], *, force: 
     """Write the catalog if it is missing, or was made for other views or another place; returns whether it did.
 
     The tail and gold snapshots and the empty chunks must exist, for views are checked as they are made. The file that
-    is there is never opened: a reader may hold a lock on it.
+    is there is never opened as a database: a reader may hold a lock on it. One that was written to is written anew.
     """
     statements = catalog_sql(layout, gold_columns)
-    mark = hashlib.sha256("\n".join([__version__, *statements]).encode()).hexdigest()
+    made_for = hashlib.sha256("\n".join([__version__, *statements]).encode()).hexdigest()
     mark_file = layout.state / "catalog.sha256"
-    if not force and layout.catalog.exists() and mark_file.exists() and mark_file.read_text("ascii") == mark:
+    if not force and mark_file.exists() and mark_file.read_text("ascii") == f"{made_for} {_sum(layout.catalog)}":
         return False
     make_directory(layout.warehouse)
     temporary = layout.catalog.with_name(f".{layout.catalog.name}.tmp")
@@ -87,8 +87,17 @@ def write_catalog(layout: Layout, gold_columns: dict[str, list[str]], *, force: 
     temporary.chmod(FILE_MODE)
     fsync_path(temporary)
     swap_in(temporary, layout.catalog)
-    write_atomic(mark_file, mark.encode())
+    write_atomic(mark_file, f"{made_for} {_sum(layout.catalog)}".encode("ascii"))
     return True
+
+
+def _sum(path: Path) -> str:
+    """Of the content of a file; empty where there is none."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def write_empty_chunks(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:

@@ -27,6 +27,17 @@ TEMPORARY = ".tmp"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 """What a file system without links says; it is none that readers on other clients mount by NFS."""
 
+Identity = tuple[int, int, int, int]
+
+
+def identity(path: Path) -> Identity | None:
+    """What tells a file from any other, and from itself after somebody wrote to it; None: it is not there."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
 
 def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: str = "gold") -> None:
     """Swap in a copy of the gold database, which is attached as `database` and has no transaction under way.

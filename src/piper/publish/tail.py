@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -23,7 +23,7 @@ import duckdb
 from piper.failpoints import failpoint
 from piper.files import FILE_MODE, fsync_path, make_directory, sql_literal, swap_in
 from piper.layout import Layout
-from piper.publish.snapshots import GENERATION_SECONDS, drop_generations, park
+from piper.publish.snapshots import GENERATION_SECONDS, Identity, drop_generations, identity, park
 from piper.silver.datasets import DATASETS
 from piper.silver.segments import COLUMNS, SUFFIX, segments_in
 from piper.silver.store import Progress
@@ -41,6 +41,7 @@ class _Segment:
     number: int
     size: int
     through: int
+    as_written: Identity | None = None
 
 
 class TailPublisher:
@@ -71,9 +72,9 @@ class TailPublisher:
         after = live[-1].through if live else progress.sealed_through
         last = int(present[-1].stem) if present else 0
         segment = _Segment(max(last + 1, time.time_ns() // 1_000_000), size, progress.commit_seq)
-        live.append(segment)
-        path = directory / f"{segment.number:018d}{SUFFIX}"
-        self._write(con, path, after, [one.number for one in live], progress)
+        path = self._path(segment)
+        self._write(con, path, after, [one.number for one in (*live, segment)], progress)
+        live.append(replace(segment, as_written=identity(path)))
         self._live, self._sealed_through, self._is_first = live, progress.sealed_through, False
         self.tidy()
 
@@ -101,9 +102,11 @@ class TailPublisher:
             raise
 
     def is_whole(self) -> bool:
-        """Whether all that readers need is there; somebody may have deleted it."""
-        present = {int(path.stem) for path in segments_in(self._layout.tail)}
-        return all(segment.number in present for segment in self._live)
+        """Whether all that readers need is there as it was written; somebody may have deleted it."""
+        return all(identity(self._path(segment)) == segment.as_written for segment in self._live)
+
+    def _path(self, segment: _Segment) -> Path:
+        return self._layout.tail / f"{segment.number:018d}{SUFFIX}"
 
     def tidy(self, *, older_than: float = GENERATION_SECONDS) -> None:
         """Put away what readers do not need any more, and delete what they have not needed for so many seconds."""

@@ -38,7 +38,8 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import log_of
 from piper.silver.datasets import MACROS
-from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, number_in
+from piper.silver.owner import check_may_rebuild
+from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, hidden_by, number_in
 from piper.silver.salvage_quarantine import QuarantineSalvage
 from piper.silver.segments import segments_in
 from piper.silver.staging import unfold
@@ -74,16 +75,19 @@ class RebuildSummary:
     commit_seq: int = 0
 
 
-def rebuild(settings: Settings, *, on_progress: Progress | None = None) -> RebuildSummary:
+def rebuild(settings: Settings, *, on_progress: Progress | None = None, take_over: bool = False) -> RebuildSummary:
     """Set the old manifest aside and make a new one from what silver, tail, staging and quarantine hold.
 
     Afterwards the caller opens the writer, reads all of raw again, calls `forget_recounts`, and refreshes gold. May be
-    repeated at any time, also after it died. Raises WriterLockedError when any piper holds the manifest,
+    repeated at any time, also after it died. `take_over`: also where the data root belongs to a manifest elsewhere,
+    which PiperError says otherwise. Raises WriterLockedError when any piper holds the manifest,
     ManifestNewerError for one of a newer piper, DataRootError when the data root cannot be read or written.
     """
     layout = Layout.of(settings)
     ensure_writable(layout.data_root, "data root")
     ensure_writable(layout.state, "state directory")
+    if not take_over:
+        check_may_rebuild(layout)
     try:
         summary = RebuildSummary(_set_aside(layout))
         failpoint("rebuild.set_aside")
@@ -202,16 +206,20 @@ def _begin(con: duckdb.DuckDBPyConnection) -> None:
 
 def _fill(con: duckdb.DuckDBPyConnection, layout: Layout, summary: RebuildSummary, on_progress: Progress) -> None:
     found = find_chunks(con, layout.silver, on_progress)
+    aside = _newest_aside(layout)
+    segments = segments_in(layout.tail)
+    hidden = found.hide(hidden_by(segments, aside))
     rows, quarantine = Salvage(con, found), QuarantineSalvage(con)
     on_progress("quarantine", 0, 1)
     summary.unreadable += quarantine.read_files(layout.quarantine)
     on_progress("quarantine", 1, 1)
-    aside = _newest_aside(layout)
     if aside is not None:
         quarantine.read_manifest(aside)
-    summary.unreadable += [path for path in segments_in(layout.tail) if not rows.add_segment(path)]
+    summary.unreadable += [path for path in segments if not rows.add_segment(path)]
     if aside is not None and aside.exists() and not rows.add_database(aside):
         summary.unreadable.append(aside)
+    if found.damaged:  # what took the place of these may be among it
+        rows.add_chunks(hidden)
     unfold(layout.staging, SALVAGED)
     failpoint("rebuild.unfolded")
     rows.add_staging(layout.staging)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -66,6 +66,15 @@ class Found:
     def files(self, dataset: str) -> list[str]:
         """Absolute paths of a dataset's chunks."""
         return [str(self.root / chunk.path) for chunk in self.chunks if chunk.dataset == dataset]
+
+    def hide(self, paths: Collection[str]) -> list[FoundChunk]:
+        """Leave out chunks that the published tail says count no more, and that no sound chunk names as replaced: the
+        one that took their place was dropped since, or is damaged. Returns them.
+        """
+        hidden = [chunk for chunk in self.chunks if chunk.path in paths]
+        self.replaced += hidden
+        self.chunks = [chunk for chunk in self.chunks if chunk.path not in paths]
+        return hidden
 
     def set_aside(self, path: Path) -> None:
         """Take a chunk out of every reader's sight; its file stays."""
@@ -154,6 +163,25 @@ def rewrite_in(name: str) -> int:
     return int(found[1]) if found else 0
 
 
+def hidden_by(segments: Sequence[Path], manifest: Path | None) -> set[str]:
+    """The chunks (below silver/) that the published tail, or a manifest, hides; none of those that cannot be read."""
+    found: set[str] = set()
+    for path in (*segments, *([manifest] if manifest is not None and manifest.exists() else [])):
+        try:
+            with duckdb.connect() as probe:
+                if path in segments:
+                    rows = probe.execute(f"SELECT unnest(hidden) FROM '{sql_literal(path)}'").fetchall()
+                else:
+                    probe.execute(f"ATTACH '{sql_literal(path)}' AS old (READ_ONLY)")
+                    rows = probe.execute("SELECT path FROM old.main.hidden_chunks").fetchall()
+        except duckdb.Error as error:
+            stop_if_machine(error, path)
+            continue
+        matches = (re.search(r"[^/]+/event_date=.*$", hidden) for (hidden,) in rows)
+        found |= {match[0] for match in matches if match}
+    return found
+
+
 class Salvage:
     """Fills the tail tables, keys and chunks of an empty manifest.
 
@@ -216,6 +244,12 @@ class Salvage:
                 self._add_candidates(DATASETS[name], f"SELECT {DATASETS[name].column_list} FROM candidate_rows")
             finally:
                 self._con.unregister("candidate_rows")
+
+    def add_chunks(self, chunks: Iterable[FoundChunk]) -> None:
+        """Take the rows of chunks that count no more as candidates."""
+        for chunk in chunks:
+            dataset, path = DATASETS[chunk.dataset], self._found.root / chunk.path
+            self._add_candidates(dataset, dataset.chunk_rows_sql(f"['{sql_literal(path)}']"))
 
     def add_staging(self, staging: Path) -> None:
         """Take the rows of chunks that were prepared and not revealed, after `unfold`."""

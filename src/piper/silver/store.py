@@ -7,6 +7,7 @@ removed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from piper.silver import schema
 from piper.silver.belonging import check_is_there, check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
 from piper.silver.keys import Keys
+from piper.silver.owner import check_owner, own
 from piper.silver.staging import REWRITE, SEAL, recover_staging
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
 
@@ -87,16 +89,24 @@ class Store:
         """Held from the COMMIT of a seal or rewrite until its chunks are in their places."""
         self.rewrite_lock = threading.Lock()
         """Held while a rewrite is under way: there is one at a time."""
+        self._ground = _ground(layout)
 
     @classmethod
-    def open(cls, settings: Settings, *, command: str) -> Store:
+    def open(cls, settings: Settings, *, command: str, again: bool = False) -> Store:
         """Lock and open the manifest, creating directories and tables that are missing.
+
+        `again`: this process has had it open, so one that is missing now is not made: its disk is not mounted.
 
         Raises DataRootError (cannot be written), WriterLockedError (says who holds it), ManifestNewerError,
         ManifestDamagedError (also when it is lost, or older than its data root). Nothing is made when the manifest
         cannot be had.
         """
         layout = Layout.of(settings)
+        if again and not layout.manifest.exists():
+            raise DataRootError(
+                f"the ingest manifest {layout.manifest}, which was open, is not there any more",
+                hint="Is its disk mounted? piperd waits for it. If it was lost, stop piperd and run `piper rebuild`.",
+            )
         ensure_writable(layout.data_root, "data root")
         ensure_writable(layout.state, "state directory")
         check_not_lost(layout)
@@ -105,9 +115,11 @@ class Store:
         try:
             _check_version(con, layout)
             _as_piper_error(lambda: check_is_there(con, layout), layout.manifest)
+            _as_piper_error(lambda: check_owner(con, layout), layout.manifest)
             for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
                 ensure_writable(directory, "directory")
             _prepare(con, layout)
+            _as_piper_error(lambda: own(con, layout), layout.manifest)
             store = opened = cls(layout, con)
             check_not_older(layout, store.progress().commit_seq)
             _as_piper_error(lambda: recover_staging(layout, durable_through(store.progress())), layout.manifest)
@@ -125,6 +137,15 @@ class Store:
         self.layout.writer_file.unlink(missing_ok=True)  # first: once the lock is gone it may be the next holder's
         self.second_con.close()  # the lock lasts as long as any connection
         self.con.close()
+
+    def check_ground(self) -> None:
+        """Raise OSError if manifest or data root are not those that were opened: unmounted, moved or replaced.
+
+        A few `stat`; without it, what is written next would go where nobody finds it later.
+        """
+        for path, opened in self._ground.items():
+            if _identity(path) != opened:
+                raise OSError(errno.ESTALE, "it is not what was opened: moved, replaced or unmounted", str(path))
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Another connection to the same database, for another thread."""
@@ -178,6 +199,15 @@ class Store:
         while rows := found.fetchmany(SOURCES_AT_ONCE):  # 100,000 rows of tuples would be as much memory again
             sources.extend(map(_source, rows))
         return sources
+
+
+def _ground(layout: Layout) -> dict[Path, tuple[int, int]]:
+    return {path: _identity(path) for path in (layout.manifest, layout.owner_file, layout.silver)}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def durable_through(progress: Progress) -> dict[str, int]:

@@ -40,7 +40,7 @@ def check_catalog(found: Warehouse) -> Check:
         more = f" (and {len(found.broken_views) - 1} more)" if len(found.broken_views) > 1 else ""
         hint = "Run `piper materialize`: it writes the catalog and gold anew."
         if ".parquet" in error:
-            hint = "That chunk is damaged: put it back from a backup, or stop piperd and run `piper rebuild`."
+            hint = "That chunk is damaged: put it back from a backup, or run `piper repair`."
         return Check("catalog", Level.FAIL, f"{view}: {error}{more}", hint)
     return Check("catalog", Level.PASS, "all views answer")
 

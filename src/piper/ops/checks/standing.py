@@ -78,6 +78,21 @@ def check_chunks(status: dict[str, Any]) -> Check:
     return judged("chunks", level, value, "Queries on silver_events list them all; dashboards should read gold.")
 
 
+def check_chunk_files(found: dict[str, Any] | None, *, deep: bool) -> Check:
+    """Is every chunk in its place and whole, and is there no other?"""
+    if found is None:
+        return Check("chunk_files", Level.PASS, "not judged: another command is at work, or nothing was sealed yet")
+    if found["broken"]:
+        worst = found["examples"][0]
+        value = f"{found['broken']:,} of {found['chunks']:,} are broken, such as {worst['path']}: {worst['detail']}"
+        hint = "Put them back from a backup, or run `piper repair`: it makes their rows again from raw."
+        return Check("chunk_files", Level.FAIL, value, hint)
+    if found["unfinished_repair"]:
+        return Check("chunk_files", Level.WARN, "a repair was not finished", "Run `piper repair`: it goes on.")
+    how = "and can be read" if deep else "with the size that they were sealed with"
+    return Check("chunk_files", Level.PASS, f"{found['chunks']:,} in their places, {how}")
+
+
 def check_versions(status: dict[str, Any], storage: dict[str, str]) -> Check:
     """Do writer, command and Grafana's engine fit together? `storage`: the oldest DuckDB for each readers' file."""
     writer, ours = status["versions"], __version__
