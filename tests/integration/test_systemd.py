@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -29,7 +30,7 @@ from piper.settings import load_settings
 
 REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd"
-SERVICES = ("piperd.service", "piper-doctor.service")
+SERVICES = ("piperd.service", "piper-backfill@.service", "piper-doctor.service")
 EXPOSURE_MAX = 1.5
 
 
@@ -239,6 +240,20 @@ def test_the_services_are_hardly_exposed(analyze: str, name: str) -> None:
     assert level, done.stdout + done.stderr
     assert float(level[1]) <= EXPOSURE_MAX, done.stdout
     assert done.returncode == 0
+
+
+def test_an_instance_of_the_backfill_unit_names_its_first_and_last_day(tmp_path: Path) -> None:
+    echo = tmp_path / "piper"
+    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    echo.chmod(0o755)
+    installation = units.Installation(default_installation().settings, bin_directory=tmp_path)
+    unit = next(text for path, text in units.render(installation).items() if "backfill" in path.name)
+    (command,) = directives(unit)["ExecStart"]
+    for instance, days in (("2026-01-01:2026-01-31", ["2026-01-01", "2026-01-31"]), ("2026-01-05", ["2026-01-05"] * 2)):
+        _, _, script, *arguments = shlex.split(command.replace("%%", "%").replace("$$", "$"))
+        run = ["/bin/sh", "-c", script, *(instance if argument == "%i" else argument for argument in arguments)]
+        said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        assert said.split() == ["backfill", "--start", days[0], "--end", days[1]]
 
 
 # ---- piper install-units ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 
 from piper.backfill.workbench import Workbench
 from piper.events.dialects import shapes_sql
@@ -74,7 +74,7 @@ def compare(bench: Workbench, hands: Hands, day: date, first: date, last: date, 
     _find_changed(bench, hands, stored, only_add=only_add)
     _find_elsewhere(bench, hands, changes, only_add=only_add)
     _find_rejected(bench, changes, only_add=only_add)
-    _count(bench, changes)
+    _count(bench, changes, hands.writer.clock.now())
     return changes
 
 
@@ -203,8 +203,8 @@ def _find_rejected(bench: Workbench, changes: Changes, *, only_add: bool) -> Non
     changes.rejected = bench.value("SELECT count(*) FROM bench.withdrawn")
 
 
-def _count(bench: Workbench, changes: Changes) -> None:
-    """`removed`: (event, day) that leave their chunks; `brought`: events whose new rows come, with their old times."""
+def _count(bench: Workbench, changes: Changes, now: datetime) -> None:
+    """`removed`: (event, day) that leave their chunks; `brought`: events whose new rows come, with their old times or `now`."""
     con = bench.con
     con.execute(  # a missing event may have left its row in another dataset
         f"""CREATE OR REPLACE TABLE bench.removed AS
@@ -215,11 +215,12 @@ def _count(bench: Workbench, changes: Changes) -> None:
     )
     con.execute(
         """CREATE OR REPLACE TABLE bench.brought AS
-        SELECT event_id, any_value(ingested_at_utc) AS ingested_at_utc FROM (
+        SELECT event_id, coalesce(any_value(ingested_at_utc), ?) AS ingested_at_utc FROM (
             SELECT event_id, ingested_at_utc FROM bench.old WHERE event_id IN (SELECT event_id FROM bench.changed)
             UNION ALL SELECT event_id, ingested_at_utc FROM bench.elsewhere
             UNION ALL SELECT event_id, NULL FROM bench.absent
-        ) GROUP BY event_id"""
+        ) GROUP BY event_id""",
+        [now],
     )
     elsewhere = bench.value("SELECT count(DISTINCT event_id) FROM bench.elsewhere")
     changes.added = bench.value("SELECT count(*) FROM bench.absent") - elsewhere

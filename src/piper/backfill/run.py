@@ -4,7 +4,7 @@
 2. read     their lines are parsed into the workbench, some seconds at a time.
 3. compare  of several lines with one event_id the first counts, by file name and offset; then one day after the other
 4. apply    is compared, and what differs takes effect by one transaction (compare.py, apply.py):
-            added      silver lacks the event. Its `ingested_at_utc` is NULL: how late it comes is no ingest lag.
+            added      silver lacks the event. No metric counts how late it comes as ingest lag.
             replaced   it would be stored otherwise now. Another type or day: it moves there.
             rejected   its line is no event by today's rules, and goes to quarantine.
             released   its line was in quarantine, and leaves it.

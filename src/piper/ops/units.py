@@ -31,6 +31,7 @@ _BIN: Final = "/opt/piper/bin/"
 _HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 TARGETS: Final[Mapping[str, Path]] = {
     "piperd.service": Path("/etc/systemd/system/piperd.service"),
+    "piper-backfill@.service": Path("/etc/systemd/system/piper-backfill@.service"),
     "piper-doctor.service": Path("/etc/systemd/system/piper-doctor.service"),
     "piper-doctor.timer": Path("/etc/systemd/system/piper-doctor.timer"),
     "sysusers.d/piper.conf": Path("/etc/sysusers.d/piper.conf"),
