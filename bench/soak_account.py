@@ -86,7 +86,7 @@ def judge_writer(verdict: Verdict, writer: int, account: Account, silver: np.nda
     """Every number of one writer. `silver`: how often each is there, for all that were used."""
     used = len(silver)
     kind, standing = account.kind[:used], account.standing[:used]
-    lost, cut = account.was_lost[:used] > 0, account.was_cut[:used] > 0
+    lost, cut, is_copied = (array[:used] > 0 for array in (account.was_lost, account.was_cut, account.was_copied))
     lines, beginnings = np.zeros(used, np.int64), np.zeros(used, np.int64)
     for counts, found in ((lines, quarantine.lines[writer]), (beginnings, quarantine.beginnings[writer])):
         for number, count in found.items():
@@ -100,9 +100,9 @@ def judge_writer(verdict: Verdict, writer: int, account: Account, silver: np.nda
         "a malformed line that must be in quarantine is not": is_malformed & must & (lines == 0),
         "a malformed line is in quarantine more than once": lines > 1,
         "quarantine holds what is no malformed line": (lines > 0) & (~is_malformed | ~(must | may)),
-        "a beginning is in quarantine more than once": beginnings > 1,
+        "a beginning is in quarantine more than once": (beginnings > 1) & ~is_copied,
         "a beginning is in quarantine that never lost its file": (beginnings > 0) & ~cut,
-        "a line is there whole and as a beginning": (beginnings > 0) & ((silver > 0) | (lines > 0)),
+        "a line is there whole and as a beginning": (beginnings > 0) & ~is_copied & ((silver > 0) | (lines > 0)),
     }
     for what, where in wrong.items():
         verdict.deviate(what, writer, np.flatnonzero(where))

@@ -83,6 +83,8 @@ class Account:
         """A copy went away that may or may not have been read."""
         self.was_cut = array("cut", np.uint8)
         """Its beginning stood alone when its file went away: it may be in quarantine as `truncated_line`."""
+        self.was_copied = array("copied", np.uint8)
+        """It was written more than once: one copy may be read whole while the beginning of another is quarantined."""
         self.seen = array("seen", np.uint8)
         """Silver has shown it; written by the soak."""
 
@@ -134,6 +136,7 @@ class NumberedWriter:
         if rng.random() < DUPLICATE_RATIO and self._recent:
             number, line = rng.choice(self._recent)
             self._copies[number] = self._copies.get(number, 1) + 1
+            self._account.was_copied[number] = 1
             file.pending.append((Entry(number, len(line), is_event=True, proves=False), line))
             return
         number, self.next_number = self.next_number, self.next_number + 1
