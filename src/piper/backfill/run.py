@@ -162,6 +162,7 @@ class Backfill:
             return 0, state.bytes
         after = self.state(hands)
         if after is not None and after.is_finished:
+            failpoint("backfill.finished")
             discard(path)
         return progress
 
@@ -295,6 +296,7 @@ def settle_day(
     for _ in range(TRIES):
         try:
             changes = compare(bench, hands, day, scope.first, scope.last, only_add=only_add)
+            failpoint("backfill.compared")
             if changes and not is_dry:
                 apply(bench, hands, changes, write)
         except (InTailError, ComeMeanwhileError):

@@ -38,6 +38,7 @@ def publish_tail(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         con.execute(f"ATTACH '{sql_literal(temporary)}' AS snapshot (BLOCK_SIZE 16384)")
         try:
             _copy_tail(con, layout)
+            failpoint("publish.tail.copied")
         finally:
             con.execute("DETACH snapshot")  # checkpoints, and says so when the disk is full
         _swap(temporary, layout.tail, layout)
@@ -78,6 +79,7 @@ def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: st
     temporary = _temporary(layout.gold)
     try:
         shutil.copyfile(layout.gold_state, temporary)
+        failpoint("publish.gold.copied")
         _swap(temporary, layout.gold, layout)
     except BaseException:
         _temporary(layout.gold)

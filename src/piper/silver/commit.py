@@ -154,6 +154,7 @@ def _transaction(
             duplicates = duplicates + ?, quarantined = quarantined + ?""",
             [result.commit_seq, now, result.accepted, result.duplicates, sum(result.quarantined.values())],
         )
+        failpoint("commit.written")
         con.execute("COMMIT")
     except BaseException:
         _roll_back(con)

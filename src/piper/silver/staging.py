@@ -66,6 +66,7 @@ def reveal(layout: Layout, staged: Path) -> list[Path]:
         failpoint("reveal.moved")
     for parent in {path.parent for path in moved}:
         fsync_path(parent)
+    failpoint("reveal.synced")
     shutil.rmtree(staged)
     return moved
 
