@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 from tests.support import gold_reference
 from tests.support.backfills import damage, ingested_short
 from tests.support.ground import ALL_STEPS, Ground, check_all, check_gold
@@ -40,6 +40,8 @@ class Operation:
     """Done by the process that dies, and by the one that finishes its work."""
     may_shrink: bool = False
     """Readers see rows go away, or change, all at once."""
+    is_whole: bool = True
+    """In the end every valid line of the spool is in silver."""
     check: Callable[[Ground], None] = lambda _ground: None
     """What must hold in the end, besides being as if nobody had died."""
 
@@ -61,8 +63,13 @@ class Stage:
         shutil.copytree(stage.ground.data, stage.kept, symlinks=True)
         stage.before = row_counts(stage.ground)
         stage.ground.run(*operation.steps)
-        operation.check(stage.ground)
+        if operation.is_whole:
+            check_all(stage.ground)
+            check_gold(stage.ground)
         stage.undisturbed = state_of(stage.ground)
+        with stage.ground.writer() as writer:
+            writer.refresh_gold(writer.store.con, rebuild=True)
+        assert_gold_same(gold_of(stage.ground), stage.undisturbed["gold"])
         return stage
 
     def put_back(self) -> Ground:
@@ -88,19 +95,23 @@ def state_of(ground: Ground) -> dict[str, Any]:
     places = [(r["source_file"], r["source_offset"], r["reason"]) for r in ground.quarantine_records()]
     assert len(places) == len(set(places)), "a line is in quarantine twice"
     found["quarantine"] = sorted(places)
-    with ground.writer() as writer:
-        con = writer.store.con
-        found["counts"] = con.execute("SELECT reason, sum(lines) FROM quarantine_counts GROUP BY ALL ORDER BY ALL")
-        found["counts"] = Counter(dict(found["counts"].fetchall()))
+    with duckdb.connect(str(ground.layout.manifest), read_only=True) as con:
+        found["counts"] = con.execute(
+            "SELECT reason, sum(lines) FROM quarantine_counts GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
         found["keys"] = con.execute("SELECT count(*), count(DISTINCT key) FROM event_keys").fetchall()
         found["pending"] = con.execute("SELECT count(*) FROM rejections").fetchall()
+        found["chunks"] = con.execute("SELECT sum(row_count) FROM chunks").fetchall()
     return found
 
 
 def gold_of(ground: Ground) -> dict[str, list[dict[str, Any]]]:
     """Every row of the gold views that silver decides, without what depends on the time of ingest."""
     with catalog(ground.data) as con:
-        return {view: gold_rows(con, view) for view in HISTORY}
+        found = {view: gold_rows(con, view) for view in HISTORY}
+    for row in found["gold_host_activity_daily"]:
+        del row["last_event_lag_s"], row["last_ingested_at"]
+    return found
 
 
 def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -117,13 +128,6 @@ def assert_gold_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> N
     """Two states of gold agree."""
     for view, rows in expected.items():
         assert gold_reference.rows_agree(found[view], rows), view
-
-
-def rebuilt_gold(ground: Ground) -> dict[str, list[dict[str, Any]]]:
-    """Gold, computed anew from all of silver."""
-    with ground.writer() as writer:
-        writer.refresh_gold(writer.store.con, rebuild=True)
-    return gold_of(ground)
 
 
 # ---- the operations --------------------------------------------------------------------------------------------------
@@ -184,13 +188,7 @@ def _with_old_days(root: Path) -> Ground:
     return ground
 
 
-def _check_whole(ground: Ground) -> None:
-    check_all(ground)
-    check_gold(ground)
-
-
 def _check_one_chunk_a_partition(ground: Ground) -> None:
-    _check_whole(ground)
     with ground.writer() as writer:
         assert {len(partition.paths) for partition in partitions(writer.store.con)} == {1}
 
@@ -200,12 +198,14 @@ def _check_masked(ground: Ground) -> None:
 
 
 OPERATIONS = {
-    "ingest": Operation(lambda root: _with_news(Ground(root)), ALL_STEPS, check=_check_whole),
-    "large batch": Operation(lambda root: _with_news(Small(root)), ALL_STEPS, check=_check_whole),
+    "ingest": Operation(lambda root: _with_news(Ground(root)), ALL_STEPS),
+    "large batch": Operation(lambda root: _with_news(Small(root)), ALL_STEPS),
     "compaction": Operation(_several_seals, ("rewrite", "publish", "gold"), check=_check_one_chunk_a_partition),
-    "forgetting": Operation(_hidden, ("forget", "publish"), check=_check_whole),
-    "backfill": Operation(_damaged, ("backfill", *ALL_STEPS), may_shrink=True, check=_check_whole),
-    "replay": Operation(lambda root: ingested_short(root, events=100), ("replay", *ALL_STEPS), check=_check_whole),
-    "prune": Operation(_with_old_days, ("prune", "publish", "gold"), may_shrink=True),
-    "masking": Operation(_with_people, ("ingest", "mask", "gold"), may_shrink=True, check=_check_masked),
+    "forgetting": Operation(_hidden, ("forget", "publish")),
+    "backfill": Operation(_damaged, ("backfill", *ALL_STEPS), may_shrink=True),
+    "replay": Operation(lambda root: ingested_short(root, events=100), ("replay", *ALL_STEPS)),
+    "prune": Operation(_with_old_days, ("prune", "publish", "gold"), may_shrink=True, is_whole=False),
+    "masking": Operation(
+        _with_people, ("ingest", "mask", "gold"), may_shrink=True, is_whole=False, check=_check_masked
+    ),
 }

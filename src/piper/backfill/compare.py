@@ -204,7 +204,7 @@ def _find_rejected(bench: Workbench, changes: Changes, *, only_add: bool) -> Non
 
 
 def _count(bench: Workbench, changes: Changes, now: datetime) -> None:
-    """`removed`: (event, day) that leave their chunks; `brought`: events whose rows come, with their old times or `now`."""
+    """`removed`: (event, day) that leave their chunks; `brought`: events whose rows come, with old times or `now`."""
     con = bench.con
     con.execute(  # a missing event may have left its row in another dataset
         f"""CREATE OR REPLACE TABLE bench.removed AS
