@@ -2,6 +2,7 @@
 
 The model knows complete lines by their numbers and says of each how often it may come. Never a piece of a line, never a
 line twice (unless the file was cut back and kept it), every line that stands on the spool in the end at least once.
+Silver tells events apart by their ids and quarantine its lines by their place, so that is once there.
 """
 
 from __future__ import annotations
@@ -146,6 +147,36 @@ class TailModel(RuleBasedStateMachine):
             file.lines.append(self.new_line(pad))
             self.write(file, file.lines[-1] + b"\n")
 
+    @precondition(lambda self: self.files)
+    @rule(index=PICK, pads=st.lists(PADS, max_size=8))
+    def recreate(self, index: int, pads: list[int]) -> None:
+        """Another file under the same name; as a rule it gets the inode number that the old one has just given back."""
+        name = self.pick(index).name
+        self.delete(index)
+        self.create(name)
+        file = self.files[name]
+        for pad in pads:
+            file.lines.append(self.new_line(pad))
+            self.write(file, file.lines[-1] + b"\n")
+
+    @precondition(lambda self: self.files)
+    @rule(index=PICK, pads=st.lists(PADS, max_size=3))
+    def refill_past_the_old_end(self, index: int, pads: list[int]) -> None:
+        """Emptied, and longer than before when somebody looks the next time."""
+        file = self.pick(index)
+        before = self.spool.path(file.name).stat().st_size
+        self.cut_back_and_refill(index, 0, pads)
+        while self.spool.path(file.name).stat().st_size <= before:
+            file.lines.append(self.new_line(200))
+            self.write(file, file.lines[-1] + b"\n")
+
+    @precondition(lambda self: self.files)
+    @rule(index=PICK, seconds=st.sampled_from([-1e9, -3600.0, 0.0, 3600.0]))
+    def touch(self, index: int, seconds: float) -> None:
+        """Lie about when it was written."""
+        at = self.spool.clock.utc() + seconds
+        os.utime(self.spool.path(self.pick(index).name), (at, at))
+
     # ---- what piper does ---------------------------------------------------------------------------------------
 
     @rule()
@@ -164,6 +195,21 @@ class TailModel(RuleBasedStateMachine):
     def poll(self) -> None:
         self.spool.tailer.poll()
         self.spool.ingest()
+
+    @precondition(lambda self: self.files)
+    @rule(looks=st.integers(1, 5), seconds=st.sampled_from([1, 60, 600]))
+    def scan_error(self, looks: int, seconds: int) -> None:
+        """The mount is away for some looks, and what was known is still known when it is back."""
+        aside = self.spool.root.with_name("away")
+        self.spool.root.rename(aside)
+        if looks % 2:
+            self.spool.root.mkdir()  # a mount point without its mount
+        for _ in range(looks):
+            self.spool.pass_through()
+            self.spool.clock.pass_seconds(seconds)
+        if looks % 2:
+            self.spool.root.rmdir()
+        aside.rename(self.spool.root)
 
     @rule(name=st.sampled_from(NAMES))
     def hint(self, name: str) -> None:
@@ -232,6 +278,6 @@ class TailModel(RuleBasedStateMachine):
 
 
 TailModel.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 test_the_tail_agrees_with_the_model = TailModel.TestCase

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +18,16 @@ from typing import Any
 import duckdb
 
 import piper
+from piper.backfill.replay import Replay
+from piper.backfill.run import Backfill
+from piper.backfill.scope import Scope
 from piper.demo.simulate import SimulateOptions, simulate
 from piper.events.registry import EVENT_TYPES
 from piper.layout import Layout
 from piper.ops.metrics import Metrics
+from piper.ops.rejected import Only
 from piper.privacy import clean_up, rewrite_history
+from piper.retention import prune
 from piper.settings import Settings, load_settings
 from piper.silver.datasets import DATASETS
 from piper.silver.hidden import forget_hidden
@@ -242,6 +247,29 @@ def mask(writer: Writer) -> None:
     hands.close()
 
 
+def backfill(writer: Writer) -> None:
+    """Every day, or what a run that died has left of them."""
+    with closing(Hands(writer)) as hands:
+        run = Backfill(is_live=False)
+        run.begin(hands, Scope())
+        while run.step(hands) is not None:
+            pass
+
+
+def replay(writer: Writer) -> None:
+    """All of quarantine."""
+    with closing(Hands(writer)) as hands:
+        run = Replay(Only())
+        while run.step(hands):
+            pass
+
+
+def prune_now(writer: Writer) -> None:
+    """What the retention settings say."""
+    with closing(Hands(writer)) as hands:
+        prune(hands, writer.settings.retention)
+
+
 def hold(_writer: Writer) -> None:
     sys.stdout.write("holding\n")
     sys.stdout.flush()
@@ -257,6 +285,9 @@ STEPS = {
     "rewrite": rewrite,
     "forget": forget,
     "mask": mask,
+    "backfill": backfill,
+    "replay": replay,
+    "prune": prune_now,
     "hold": hold,
 }
 ALL_STEPS = ("ingest", "publish", "export", "gold", "seal", "publish")

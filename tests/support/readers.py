@@ -16,6 +16,8 @@ from typing import Any, Self
 
 STOP_SECONDS = 60.0
 PROBLEMS_MAX = 20
+PAUSE_SECONDS = 0.1
+"""Between two rounds that nobody waits for: others need the machine too."""
 GOLD_TOTALS = {
     "gold_publish_health_daily": ("total_publishes", "silver_publish_usd"),
     "gold_render_health_daily": ("total_jobs", "silver_render_stats_summary"),
@@ -175,6 +177,7 @@ def _main(mode: str, *databases: str) -> None:
         while sys.stdin.readline() == "round\n":
             wanted.set()
         stop.set()
+        wanted.set()
 
     threading.Thread(target=listen, daemon=True).start()
     connections = [duckdb.connect(database, read_only=mode != "lock") for database in databases]
@@ -185,7 +188,7 @@ def _main(mode: str, *databases: str) -> None:
     else:
         watch = _Watch(connections[0], may_shrink=mode == "shrink")
         while not stop.is_set() and len(watch.problems) < PROBLEMS_MAX:
-            is_wanted = wanted.is_set()
+            is_wanted = wanted.wait(PAUSE_SECONDS) and not stop.is_set()
             watch.round()
             if is_wanted:
                 wanted.clear()

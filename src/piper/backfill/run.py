@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import structlog
 
 from piper.backfill.apply import ComeMeanwhileError, apply
@@ -50,7 +51,7 @@ from piper.privacy import rewrite_history
 from piper.silver.commit import REJECTION_KEY, Committed
 from piper.silver.masking import read_state as read_masking
 from piper.silver.rewrite import partitions
-from piper.spool.identity import display_path
+from piper.spool.identity import Doubt, display_path
 from piper.upkeep import Hands
 from piper.writer import Writer
 
@@ -161,6 +162,7 @@ class Backfill:
             return 0, state.bytes
         after = self.state(hands)
         if after is not None and after.is_finished:
+            failpoint("backfill.finished")
             discard(path)
         return progress
 
@@ -294,6 +296,7 @@ def settle_day(
     for _ in range(TRIES):
         try:
             changes = compare(bench, hands, day, scope.first, scope.last, only_add=only_add)
+            failpoint("backfill.compared")
             if changes and not is_dry:
                 apply(bench, hands, changes, write)
         except (InTailError, ComeMeanwhileError):
@@ -304,7 +307,11 @@ def settle_day(
 
 
 def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejection]]:
-    """The rejected lines that are in neither silver nor quarantine, some at a time."""
+    """The rejected lines that are in neither silver nor quarantine, some at a time.
+
+    Quarantine knows a line by file and offset. So one that the tailer has still to read is left to it, which may find
+    it under another name; and one whose file has got another name since it was quarantined is known by its content.
+    """
     lines = bench.con.execute(
         f"""SELECT number, CAST({REJECTION_KEY} AS VARCHAR) AS key, event_id
         FROM (SELECT *, rowid AS number, md5(raw) AS raw_md5 FROM bench.rejected)"""
@@ -327,7 +334,8 @@ def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejecti
         ).fetchall()
     finally:
         hands.con.unregister("rejected_lines")
-    numbers = [number for (number,) in rows]
+    passed = hands.in_writer(_passed)
+    numbers = _without_strays(bench, [number for (number,) in rows], passed)
     for at in range(0, len(numbers), REJECTIONS_AT_ONCE):
         found = bench.rows(
             """SELECT reason, field, source_file, source_offset, source_line, raw, raw_bytes FROM bench.rejected
@@ -335,3 +343,44 @@ def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejecti
             [numbers[at : at + REJECTIONS_AT_ONCE]],
         )
         yield [Rejection(Reason(reason), *rest) for reason, *rest in found]
+
+
+def _passed(writer: Writer) -> pa.Table:
+    """How far the tailer has read each file that it believes to know."""
+    sources = [source for source in writer.tailer.sources if not source.vanished]
+    known = [source for source in sources if source.suspicion is None or source.suspicion.doubt is Doubt.NUL]
+    return pa.table(
+        {
+            "source_file": pa.array([display_path(source.path) for source in known], pa.string()),
+            "read_offset": pa.array([source.offset for source in known], pa.int64()),
+        }
+    )
+
+
+def _without_strays(bench: Workbench, numbers: list[int], passed: pa.Table) -> list[int]:
+    """Of these rejected lines, those that the tailer has passed and that no record of another name stands for.
+
+    A record that belongs to no line where it says so is of a file that was renamed: each stands for one line of the
+    same content at the same offset.
+    """
+    bench.con.register("passed", passed)
+    try:
+        rows = bench.rows(
+            f"""WITH lines AS (SELECT *, rowid AS number, md5(raw) AS raw_md5 FROM bench.rejected),
+            strays AS (
+                SELECT source_offset, raw_md5, count(*) AS records FROM bench.quarantined
+                WHERE key NOT IN (SELECT {REJECTION_KEY} FROM lines) GROUP BY ALL
+            ),
+            unknown AS (
+                SELECT number, source_offset, raw_md5,
+                    row_number() OVER (PARTITION BY source_offset, raw_md5 ORDER BY number) AS turn
+                FROM lines JOIN passed USING (source_file)
+                WHERE source_offset < read_offset AND number IN (SELECT unnest(?::BIGINT[]))
+            )
+            SELECT number FROM unknown LEFT JOIN strays USING (source_offset, raw_md5)
+            WHERE turn > coalesce(records, 0) ORDER BY number""",
+            [numbers],
+        )
+    finally:
+        bench.con.unregister("passed")
+    return [number for (number,) in rows]

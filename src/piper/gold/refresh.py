@@ -24,6 +24,7 @@ from typing import NamedTuple
 import duckdb
 import structlog
 
+from piper.failpoints import failpoint
 from piper.gold import store
 from piper.gold.compute import add, replace
 from piper.gold.inputs import INPUT_COLUMNS, SilverSource
@@ -235,12 +236,15 @@ class GoldStore:
     ) -> _Work | duckdb.Error:
         try:
             with store.transaction(con):
-                return self._compute(con, source, model, from_scratch=from_scratch)
+                work = self._compute(con, source, model, from_scratch=from_scratch)
+                failpoint("gold.computed")
+            failpoint("gold.committed")
         except (duckdb.FatalException, duckdb.InterruptException):
             raise
         except duckdb.Error as error:
             _log.error("gold_model_failed", model=model.name, error=str(error))
             return error
+        return work
 
     def _compute(
         self, con: duckdb.DuckDBPyConnection, source: SilverSource, model: GoldModel, *, from_scratch: bool

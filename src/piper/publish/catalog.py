@@ -87,6 +87,7 @@ def write_catalog(layout: Layout, gold_columns: dict[str, list[str]], *, force: 
     temporary.chmod(FILE_MODE)
     fsync_path(temporary)
     swap_in(temporary, layout.catalog)
+    failpoint("catalog.swapped")
     write_atomic(mark_file, f"{made_for} {_sum(layout.catalog)}".encode("ascii"))
     return True
 

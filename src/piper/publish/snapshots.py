@@ -49,6 +49,7 @@ def publish_gold(con: duckdb.DuckDBPyConnection, layout: Layout, *, database: st
     temporary = _temporary(layout.gold)
     try:
         shutil.copyfile(layout.gold_state, temporary)
+        failpoint("publish.gold.copied")
         _swap(temporary, layout.gold, layout)
     except BaseException:
         _temporary(layout.gold)

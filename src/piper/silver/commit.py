@@ -163,6 +163,7 @@ def _transaction(
             duplicates=result.duplicates,
             quarantined=sum(result.quarantined.values()),
         )
+        failpoint("commit.written")
         con.execute("COMMIT")
     except BaseException:
         _roll_back(con)

@@ -143,6 +143,7 @@ def forget_deleted(store: Store, paths: Sequence[str]) -> None:
         con.execute("DELETE FROM hidden_chunks WHERE path IN (SELECT unnest(?::VARCHAR[]))", [list(paths)])
         con.execute("UPDATE progress SET commit_seq = commit_seq + 1")  # news: the next tail hides less
         con.execute("COMMIT")
+        failpoint("rewrite.forgotten")
     except BaseException:
         with suppress(duckdb.Error):  # a failed COMMIT has ended it already
             con.execute("ROLLBACK")

@@ -193,6 +193,7 @@ class Rewrite:
                     self._enter(con, seq, now)
                     note_changed(self.store.prepared, dict.fromkeys(changed, (0, 0)), seq)
                     also(con, seq)
+                    failpoint("rewrite.entered")
                     con.execute("COMMIT")
                 except BaseException as error:
                     with suppress(duckdb.Error):  # a failed COMMIT has ended it already

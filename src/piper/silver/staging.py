@@ -68,6 +68,7 @@ def reveal(layout: Layout, staged: Path, progress: Callable[[], None] = lambda: 
     for parent in {path.parent for path in moved}:
         progress()
         fsync_path(parent)
+    failpoint("reveal.synced")
     shutil.rmtree(staged)
     return moved
 
