@@ -51,7 +51,7 @@ LONG_LINE_BYTES = 16 * 1024
 LONG_LINES_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of a batch in lines over LONG_LINE_BYTES: DuckDB holds each of their values several times over."""
 TAIL_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes of lines that make the tail be sealed, few as its rows may be: each publish copies all of it."""
+"""Bytes of lines that make the tail be sealed, few as its rows may be: its segments are merged in memory."""
 
 
 @dataclass(slots=True)
