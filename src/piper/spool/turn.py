@@ -176,7 +176,7 @@ def _read(fd: int, source: Source, at: Checkpoint, limits: Limits) -> Turn:
     size = min(status.st_size, at.offset + (0 if source.long_line else limits.turn_bytes))
     view = _View(fd, source, at, base, *_read_all(fd, size - base, base))
     if view.end < at.offset:
-        return Turn(Outcome.SHRUNK)
+        return Turn(Outcome.ERROR, error=view.error) if view.error else Turn(Outcome.SHRUNK)
     if not _is_known(view):
         return Turn(Outcome.CHANGED)
     source.device = status.st_dev  # a remount may number it anew; inode, head and guard have just agreed
