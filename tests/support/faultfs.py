@@ -28,7 +28,7 @@ class Rule:
 
     `error` (an errno's name) and `seconds` (of waiting) befall the operations `on`, of reads those at or behind
     `from_offset`. `size` caps the size, `nul_from` has all data from there read as NUL. `shows`: a listing has so many
-    entries, and where `then` names an errno it fails behind them.
+    entries, and where `then` names an errno it fails behind them. `torn`: see `faultfs_writable`.
     """
 
     path: str
@@ -40,6 +40,7 @@ class Rule:
     nul_from: int | None = None
     shows: int | None = None
     then: str | None = None
+    torn: int | None = None
 
 
 def why_no_fuse() -> str:
@@ -56,7 +57,8 @@ def why_no_fuse() -> str:
 class FaultFs:
     """The mount, for the time of a with statement; skips the test where there can be none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writable: bool = False) -> None:
+        self._options = ["writable"] if writable else []
         self.backing, self.root = folder / "backing", folder / "mnt"
         self._script = folder / "script.json"
         self._log = folder / "faultfs.log"
@@ -76,7 +78,15 @@ class FaultFs:
         self.script()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.faultfs_mount", self.backing, self.root, self._script],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.support.faultfs_mount",
+                    self.backing,
+                    self.root,
+                    self._script,
+                    *self._options,
+                ],
                 cwd=Path(__file__).resolve().parents[2],
                 stdout=log,
                 stderr=log,

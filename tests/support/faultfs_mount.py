@@ -1,6 +1,6 @@
 """The process behind `faultfs`: a read-only passthrough file system that lies as its script says.
 
-    python -m tests.support.faultfs_mount BACKING MOUNTPOINT SCRIPT
+    python -m tests.support.faultfs_mount BACKING MOUNTPOINT SCRIPT [writable]
 
 SCRIPT is a JSON list of rules, replaced atomically and looked at before every answer; `faultfs.Rule` says what each key
 means. Kernel caching is off (direct_io, no attribute or entry timeout), so that what is scripted arrives; what is
@@ -28,6 +28,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
     """Answers from BACKING, unless a rule says otherwise. `raw_fi`: the handles are the kernel's structs."""
 
     use_ns = True
+    is_direct = True
 
     def __init__(self, backing: str, script: str) -> None:
         self._backing, self._script = backing, script
@@ -59,7 +60,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
     def open(self, path: str, fi: Any) -> int:
         self._meet("open", path)
         fi.fh = os.open(self._backing + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        fi.direct_io = 1
+        fi.direct_io = self.is_direct
         return 0
 
     def read(self, path: str, size: int, offset: int, fi: Any) -> bytes:
@@ -83,11 +84,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
 
     def _meet(self, operation: str, path: str, offset: int = 0) -> list[dict[str, Any]]:
         """The rules for this path; waits or raises OSError first where they say so."""
-        status = Path(self._script).stat()
-        if (status.st_ino, status.st_mtime_ns) != self._stamp:
-            self._stamp = (status.st_ino, status.st_mtime_ns)
-            self._rules = json.loads(Path(self._script).read_bytes())
-        rules = [rule for rule in self._rules if fnmatch.fnmatchcase(path, rule["path"])]
+        rules = self._rules_for(path)
         for rule in rules:
             if operation in rule["on"] and offset >= rule["from_offset"]:
                 time.sleep(rule["seconds"])
@@ -95,16 +92,28 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
                     raise OSError(getattr(errno, rule["error"]), "scripted")
         return rules
 
+    def _rules_for(self, path: str) -> list[dict[str, Any]]:
+        status = Path(self._script).stat()
+        if (status.st_ino, status.st_mtime_ns) != self._stamp:
+            self._stamp = (status.st_ino, status.st_mtime_ns)
+            self._rules = json.loads(Path(self._script).read_bytes())
+        return [rule for rule in self._rules if fnmatch.fnmatchcase(path, rule["path"])]
+
 
 def main() -> None:
     """Serve until it is unmounted."""
-    backing, mountpoint, script = sys.argv[1:]
+    backing, mountpoint, script, *writable = sys.argv[1:]
+    operations = FaultFs(backing, script)
+    if writable:
+        from tests.support.faultfs_writable import WritableFaultFs
+
+        operations = WritableFaultFs(backing, script)
     mfusepy.FUSE(
-        FaultFs(backing, script),
+        operations,
         mountpoint,
         raw_fi=True,
         foreground=True,
-        ro=True,
+        ro=not writable,
         allow_other=True,
         default_permissions=False,
         use_ino=True,
