@@ -67,7 +67,9 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Staged:
 
 
 @pytest.mark.parametrize(("operation", "deaths"), CASES)
-def test_a_death_anywhere_leaves_what_an_undisturbed_run_gives(operation: str, deaths: str, staged: Staged) -> None:
+def test_case_13_a_death_anywhere_leaves_what_an_undisturbed_run_gives(
+    operation: str, deaths: str, staged: Staged
+) -> None:
     stage = staged(operation)
     ground, steps = stage.put_back(), stage.operation.steps
     may_shrink = stage.operation.may_shrink
@@ -94,6 +96,6 @@ def test_a_death_anywhere_leaves_what_an_undisturbed_run_gives(operation: str, d
             assert set(report["saw"][view]) <= {rows, report["counts"][view]}, "all of it at once"
 
 
-def test_every_named_instant_of_the_source_is_one_at_which_a_test_dies() -> None:
+def test_case_13_every_named_instant_of_the_source_is_one_at_which_a_test_dies() -> None:
     texts = [file.read_text("utf-8") for file in TESTS.rglob("test_*.py")]
     assert [name for name in failpoints_in_source() if not any(name in text for text in texts)] == []
