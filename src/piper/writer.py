@@ -245,6 +245,7 @@ class Writer:
         if progress.commit_seq == self._published_seq:
             return False
         started = time.perf_counter()
+        self.store.check_ground()
         self._tail.publish(self.store.con, progress)
         self._published_seq = progress.commit_seq
         self.metrics.published(time.perf_counter() - started, tail_rows=self._tail_rows)
@@ -258,6 +259,7 @@ class Writer:
 
     def export_quarantine(self) -> int:
         """Append pending rejections to the quarantine files, and take released ones out; returns how many came."""
+        self.store.check_ground()
         purge_released(self.store)
         return export_rejections(self.store)
 
@@ -307,6 +309,7 @@ class Writer:
     def publish_gold(self, con: duckdb.DuckDBPyConnection) -> None:
         """Swap in gold as it is. Any thread, with a connection of its own and no transaction of gold under way."""
         with self._swapping:
+            self.store.check_ground()
             publish_gold(con, self.store.layout)
             self._published["gold"] = identity(self.store.layout.gold)
 
@@ -370,6 +373,7 @@ class Writer:
             self._swapping.release()
         if not lost:
             return []
+        self.store.check_ground()
         write_empty_chunks(self.store.con, layout)
         if "tail" in lost:
             self._published_seq = -1
@@ -441,6 +445,7 @@ class Writer:
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
+            self.store.check_ground()
             done = commit(
                 self.store,
                 batch,
