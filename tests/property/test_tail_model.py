@@ -90,7 +90,7 @@ class TailModel(RuleBasedStateMachine):
     @rule(index=PICK, pads=st.lists(PADS, min_size=1, max_size=6))
     def append(self, index: int, pads: list[int]) -> None:
         file = self.pick(index)
-        self.complete(index)
+        self.flush(index)
         for pad in pads:
             file.lines.append(self.new_line(pad))
             self.write(file, file.lines[-1] + b"\n")
@@ -107,7 +107,8 @@ class TailModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.files)
     @rule(index=PICK)
-    def complete(self, index: int) -> None:
+    def flush(self, index: int) -> None:
+        """The rest of the line that was begun."""
         file = self.pick(index)
         if file.begun:
             self.write(file, file.begun[file.written :] + b"\n")
@@ -124,6 +125,19 @@ class TailModel(RuleBasedStateMachine):
         del self.files[file.name]
         file.name = name
         self.files[name] = file
+
+    @precondition(lambda self: self.files)
+    @rule(index=PICK, kept=st.sampled_from(NAMES), pads=st.lists(PADS, max_size=4))
+    def rotate(self, index: int, kept: str, pads: list[int]) -> None:
+        """As logrotate: the old file goes on under another name, a new one has its name at once."""
+        name = self.pick(index).name
+        if kept in self.files:
+            return
+        self.rename(index, kept)
+        self.create(name)
+        for pad in pads:
+            self.files[name].lines.append(self.new_line(pad))
+            self.write(self.files[name], self.files[name].lines[-1] + b"\n")
 
     @precondition(lambda self: self.files)
     @rule(index=PICK)
@@ -150,7 +164,7 @@ class TailModel(RuleBasedStateMachine):
     @precondition(lambda self: self.files)
     @rule(index=PICK, pads=st.lists(PADS, max_size=8))
     def recreate(self, index: int, pads: list[int]) -> None:
-        """Another file under the same name; as a rule it gets the inode number that the old one has just given back."""
+        """Another file under the same name; as a rule (ext4) with the inode number that the old one has given back."""
         name = self.pick(index).name
         self.delete(index)
         self.create(name)
