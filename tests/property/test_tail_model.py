@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -294,4 +295,5 @@ class TailModel(RuleBasedStateMachine):
 TailModel.TestCase.settings = settings(
     stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-test_the_tail_agrees_with_the_model = TailModel.TestCase
+# A failure takes minutes until it is told: hypothesis looks for the shortest history that fails.
+test_the_tail_agrees_with_the_model = pytest.mark.timeout(600)(TailModel.TestCase)
