@@ -172,8 +172,10 @@ class Writer:
 
     def close(self) -> None:
         """Release the data root. What is committed is durable; what is not is read again next time."""
-        self._parser.close()
-        self.store.close()
+        try:
+            self._parser.close()
+        finally:
+            self.store.close()
 
     def adopt(self, settings: Settings) -> None:
         """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""

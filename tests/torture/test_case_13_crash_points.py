@@ -111,7 +111,9 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Staged:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("operation", "deaths"), CASES)
-def test_a_death_anywhere_leaves_what_an_undisturbed_run_gives(operation: str, deaths: str, staged: Staged) -> None:
+def test_case_13_a_death_anywhere_leaves_what_an_undisturbed_run_gives(
+    operation: str, deaths: str, staged: Staged
+) -> None:
     stage = staged(operation)
     ground, steps = stage.put_back(), stage.operation.steps
     may_shrink = stage.operation.may_shrink
@@ -138,6 +140,6 @@ def test_a_death_anywhere_leaves_what_an_undisturbed_run_gives(operation: str, d
             assert set(report["saw"][view]) <= {rows, report["counts"][view]}, "all of it at once"
 
 
-def test_every_named_instant_of_the_source_is_one_at_which_a_test_dies() -> None:
+def test_case_13_every_named_instant_of_the_source_is_one_at_which_a_test_dies() -> None:
     named = {name for file in TESTS.rglob("test_*.py") for name in NAME.findall(file.read_text("utf-8"))}
     assert [name for name in failpoints_in_source() if name not in named] == []
