@@ -1,7 +1,7 @@
 """An hour in the life of piperd with everything that can go wrong, and an exact account of every line at its end.
 
     python bench/soak.py --minutes 60 --rate 500
-    python bench/soak.py --lines 1000000 --rate 1250 --kill-every 4 --calm 0 --faults rotate,rename,next_file
+    python bench/soak.py --lines 1000000 --kills 200 --rate 1250 --faults rotate,rename,next_file,touch,cut
 
 Writers, in processes, write numbered lines and rotate, rename, truncate, delete, cut lines and lie (soak_writers.py).
 Readers on DuckDB 1.5.4 stay connected and look for anything double, lost or failed (soak_reader.py). piperd is killed
@@ -9,6 +9,7 @@ by SIGKILL again and again, at random moments and at random failpoints, while co
 and materialize. Then comes a calm time without kills (its share: `--calm`), in which memory, descriptors and CPU of the
 one piperd are watched: faults and commands go on. At the end every number is looked up (soak_account.py).
 
+With `--lines` and `--kills`, so many lines arrive, and piperd is killed so often meanwhile and no otherwise.
 Exits 1 when any line is not where it must be, a reader saw anything wrong, gold is not what a rebuild gives, or piperd
 ended by itself. Memory and time are reported and not judged: the machine may have other work.
 """
@@ -49,7 +50,7 @@ from bench.soak_writers import EVENT, FAULTS, Account, WriterOptions, run_writer
 from tests.support.failpoints import failpoints_in_source  # noqa: E402
 from tests.support.reader_engine import reader_environment, reader_site  # noqa: E402
 
-from piper.demo.process import DaemonProcess  # noqa: E402
+from piper.demo.process import CODE, DaemonProcess  # noqa: E402
 from piper.layout import Layout  # noqa: E402
 from piper.publish.catalog import silver_view_sql  # noqa: E402
 from piper.settings import load_settings  # noqa: E402
@@ -124,7 +125,8 @@ class Run:
         """A new life; again where a command still holds the data root."""
         extra = {"PIPER_FAILPOINT": failpoint} if failpoint else {}
         self.lives += 1
-        self.daemon = DaemonProcess.start(self.raw, self.data, self.root / "piperd.log", self.settings | extra)
+        code = f"import piper.silver.keys; piper.silver.keys.SPILL_KEYS = {self.options.spill_keys}; {CODE}"
+        self.daemon = DaemonProcess.start(self.raw, self.data, self.root / "piperd.log", self.settings | extra, code)
         return self.daemon
 
     def wait_ready(self) -> None:
@@ -137,11 +139,13 @@ class Run:
 
     def one_life(self, until: float) -> None:
         """Start it, perhaps to die at a failpoint or with a command under way, and kill it."""
-        rng, seconds = self.rng, min(self.rng.uniform(0.3, 2 * self.options.kill_every), until - time.monotonic())
-        name = rng.choice(FAILPOINTS) if rng.random() < FAILPOINT_SHARE else ""
+        rng, left = self.rng, until - time.monotonic()
+        mean = left / (self.options.kills - self.kills) if self.options.kills else self.options.kill_every
+        seconds = min(rng.uniform(0.1, 2 * max(mean, 0.1)), 0.95 * left)
+        name = rng.choice(FAILPOINTS) if rng.random() < FAILPOINT_SHARE and not self.options.kills else ""
         daemon = self.start(f"{name}:{rng.choice([1, 1, 2, 3, 10])}" if name else "")
-        end = time.monotonic() + max(0.0, seconds)
-        asked = time.monotonic() + rng.uniform(0.5, 3.0) if rng.random() < self.options.command_share else end
+        end = time.monotonic() + max(0.1, seconds)
+        asked = time.monotonic() + rng.uniform(0.5, 3.0) if rng.random() < self.options.command_share else float("inf")
         command: subprocess.Popen[bytes] | None = None
         while time.monotonic() < end and daemon.exit_code is None:
             if command is None and time.monotonic() >= asked:
@@ -262,7 +266,7 @@ class Sampler(threading.Thread):
             self._run.sample()
 
 
-UNREACHED = ("daemon.", "catalog.", "masking.", "prune.", "rebuild.")
+UNREACHED = ("daemon.", "catalog.", "masking.", "prune.", "rebuild.", "repair.")
 """Beginnings of failpoints that nothing here reaches."""
 FAILPOINTS = [name for name in failpoints_in_source() if not name.startswith(UNREACHED)]
 
@@ -295,6 +299,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--reader-pause", type=float, default=0.5, help="seconds between two questions of a reader")
+    parser.add_argument("--kills", type=int, default=0, help="with --lines: kill so often while they arrive")
     parser.add_argument("--kill-every", type=float, default=10.0, help="mean seconds between two SIGKILLs")
     parser.add_argument("--calm", type=float, default=0.5, help="share of the time, at its end, without kills")
     parser.add_argument("--fault-every", type=float, default=2.0, help="mean seconds between two faults of a writer")
@@ -302,11 +307,17 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--command-share", type=float, default=0.4, help="share of the lives in which a command is run")
     parser.add_argument("--command-every", type=float, default=60.0, help="seconds between commands in the calm time")
     parser.add_argument("--seal-events", type=int, default=10_000)
+    parser.add_argument("--spill-keys", type=int, default=5000, help="keys in the manifest's table; piper's: 250,000")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--root", type=Path, help="where to work, and leave everything; default: a temporary folder")
     parser.add_argument("--reader-site", type=Path, help="where to keep DuckDB 1.5.4; default .cache/duckdb-1.5.4")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.kills and not options.lines:
+        parser.error("--kills goes with --lines")
+    if options.kills:
+        options.command_share = 0.0
+    return options
 
 
 def soak(run: Run, seed: int) -> tuple[dict[str, Any], Verdict]:
@@ -400,19 +411,23 @@ def is_writing(writers: list[Any]) -> bool:
 def kill_phase(run: Run, started: float, writers: list[Any]) -> None:
     options = run.options
     seconds = options.minutes * 60 * (1 - options.calm)
-    until = started + (float("inf") if options.lines else seconds)
+    if options.lines:  # at the rate that is asked for: they can only take longer
+        seconds = 0.9 * options.lines / options.rate if options.kills else float("inf")
+    until = started + seconds
     if time.monotonic() >= until:
         return
     assert run.daemon is not None
     run.end_life(run.daemon, "")
     said = time.monotonic()
-    while time.monotonic() < until and is_writing(writers):
+    while is_writing(writers) and (run.kills < options.kills if options.kills else time.monotonic() < until):
         run.one_life(until)
         if time.monotonic() - said > 60:
             said = time.monotonic()
             say(f"{round(said - started)} s: {run.kills} kills, {run.failpoint_deaths.total()} deaths at failpoints")
         if len(run.problems) > 10:
             break
+    if run.kills < options.kills:
+        run.problems.append(f"only {run.kills} kills while the lines arrived")
     run.start()
     run.wait_ready()
 
@@ -423,6 +438,8 @@ def calm_phase(run: Run, started: float, writers: list[Any]) -> None:
     run.calm_pid = run.daemon.pid
     until = started + run.options.minutes * 60
     if run.options.lines:
+        for writer in writers:
+            writer.join()
         return
     next_command, turn = time.monotonic() + run.options.command_every / 2, 0
     while time.monotonic() < until and is_writing(writers):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import random
-import shutil
 import signal
 import threading
 import time
@@ -33,6 +32,7 @@ from piper.failpoints import failpoint
 from piper.files import ensure_writable, narrow_umask
 from piper.gold.models import load_models
 from piper.layout import Layout
+from piper.lookout import Lookout
 from piper.ops.control import serve_control
 from piper.ops.facts import wants_file_events
 from piper.ops.handlers import control_handlers
@@ -42,9 +42,9 @@ from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging, set_level
 from piper.ops.metrics import Metrics
 from piper.ops.systemd import Notifier, describe, pulse
+from piper.outlet import Outlet, in_words
 from piper.reload import Reloader
 from piper.settings import LoadedSettings, Settings
-from piper.silver.store import explain
 from piper.spool.watch import changed_paths
 from piper.upkeep import Upkeep
 from piper.writer import Writer
@@ -54,28 +54,11 @@ STOP_SECONDS = 27.0
 DRAIN_SECONDS = 10.0
 """How much of that goes into reading what is still unread."""
 GOLD_STOP_SECONDS = 5.0
-SCAN_SECONDS_MAX = 60.0
-SCAN_SHARE = 0.006
-"""Full scans may take this share of one core: small spools are scanned every poll, 100,000 files once a minute."""
-POLL_SHARE = 0.2
-"""The same for looks at the files that grew lately: some thousands every poll, 100,000 less often."""
 BATCH_SHARE = 0.5
 """Of the poll interval: how long a batch gathers. The lines of a quiet file wait for those of a flood no longer."""
-RESCAN_SECONDS = 1.0
-RESCAN_SHARE = 0.1
-"""A scan that a file event asked for (a new directory) waits RESCAN_SECONDS; such scans take this share at most."""
 GOLD_SHARE = 0.25
 """Of a core's time: gold over a huge day is refreshed less often than gold.refresh_seconds asks for."""
-PUBLISH_SHARE = 0.25
-"""Of the writer's time: where publishing takes long (a slow disk), it is done less often than publish.seconds asks."""
-GATHER_SECONDS_MAX = 1.0
-"""Lines wait for the next publish to be due before they are committed, as no reader sees them earlier; no longer."""
 RETRY_SECONDS_MAX = 30.0
-HOUSEKEEPING_SECONDS = 15.0
-PUBLISH_RETRY_SECONDS = 2.0
-MENDING_SECONDS = 3.0
-"""How often it looks whether readers still have their files."""
-
 T = TypeVar("T")
 _log = structlog.get_logger(component="daemon")
 
@@ -134,17 +117,15 @@ class Daemon:
             metrics=self.metrics,
             is_behind=lambda: self.is_behind,
         )
-        self._hints: set[bytes] = set()
-        self._rescan = False
-        self._spool_error: str | None = None
+        self._lookout = Lookout(self.health)
+        self._outlet = Outlet(
+            self.layout, self.metrics, self.health, lambda: anyio.from_thread.run_sync(self._gold_wake.set)
+        )
         self._wake = anyio.Event()
         self._gold_wake = anyio.Event()
         self._stopping = anyio.Event()
         self._caught_up = anyio.Event()
         """The ingest loop had nothing to do for the first time."""
-        self._next_scan = self._next_rescan = self._next_poll = self._next_publish = 0.0
-        self._next_mending = self._next_housekeeping = 0.0
-        self._scan_seconds = 0.0
         self._notifier = Notifier()
         self.reloader = Reloader(load, self, self._notifier)
 
@@ -205,7 +186,7 @@ class Daemon:
         with anyio.move_on_after(seconds):
             await self._wake.wait()
             if not self.jobs:
-                gather = max(self.settings.ingest.flush_seconds, self._publish_pause())
+                gather = max(self.settings.ingest.flush_seconds, self._outlet.pause())
                 with anyio.move_on_after(gather):
                     await self._stopping.wait()
         if self._wake.is_set():
@@ -218,111 +199,19 @@ class Daemon:
         failpoint("daemon.turn")
         writer.store.check_ground()
         self.jobs.run_all(writer)
-        self._look(writer)
+        self._lookout.look(writer)
         if writer.tail_is_old and not writer.tailer.ready:
             writer.seal()
-        writer.ingest(seconds=self.settings.watch.poll_seconds * BATCH_SHARE, look=lambda: self._poll_when_due(writer))
-        self._publish(writer)
-        if time.monotonic() >= self._next_mending:
-            self._next_mending = time.monotonic() + MENDING_SECONDS
-            self._mend_warehouse(writer)
-        if time.monotonic() >= self._next_housekeeping:
-            self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
-            self._keep_house(writer)
+        gather_seconds = self.settings.watch.poll_seconds * BATCH_SHARE
+        writer.ingest(seconds=gather_seconds, look=lambda: self._lookout.poll_when_due(writer))
+        self._outlet.keep(writer)
         self.is_behind = writer.tailer.ready
         if self.is_behind or self.jobs:
             return 0.0
-        due = [self._next_scan, self._next_poll]
-        if self._rescan:
-            due.append(self._next_rescan)
+        due = self._lookout.next_look
         if writer.has_news:
-            due.append(self._next_publish)
-        return max(0.001, min(due) - time.monotonic(), self._publish_pause())
-
-    def _publish_pause(self) -> float:
-        """For how long it is of no use to anybody to commit, in seconds: one batch a publish is the cheapest."""
-        return min(GATHER_SECONDS_MAX, self._next_publish - time.monotonic())
-
-    def _look(self, writer: Writer) -> None:
-        """Find out what is new: by hints at once, by polling what is hot, by scanning everything."""
-        now = time.monotonic()
-        hints, self._hints = self._hints, set()
-        for path in hints:
-            writer.tailer.look(path)
-        if now >= self._next_scan or (self._rescan and now >= self._next_rescan):
-            self._rescan = False
-            writer.scan()
-            self._scan_seconds = seconds = time.monotonic() - now
-            pause = min(SCAN_SECONDS_MAX, max(self.settings.watch.poll_seconds, seconds / SCAN_SHARE))
-            self._next_scan = now + pause
-            self._next_rescan = now + max(RESCAN_SECONDS, seconds / RESCAN_SHARE)
-            self._next_poll = now + self.settings.watch.poll_seconds
-            self._judge_spool(writer)
-        else:
-            self._poll_when_due(writer)
-
-    def _poll_when_due(self, writer: Writer) -> None:
-        """Look at the files that grew lately; also while a batch gathers, which their lines then join."""
-        now = time.monotonic()
-        if now >= self._next_poll:
-            writer.tailer.poll()
-            seconds = time.monotonic() - now
-            self._next_poll = now + max(self.settings.watch.poll_seconds, seconds / POLL_SHARE)
-
-    def _judge_spool(self, writer: Writer) -> None:
-        error = writer.tailer.spool_error
-        if error != self._spool_error:
-            self._spool_error = error
-            _log.warning("spool_unreachable", error=error) if error else _log.info("spool_reached")
-        if error:
-            self.health.set_not_ready("spool", error)
-            return
-        self.health.set_ready("spool")
-        self.health.set_ready("first_scan")
-
-    def _publish(self, writer: Writer) -> None:
-        """Export quarantine and swap in the tail when due. A full or lost warehouse disk does not stop ingest."""
-        if time.monotonic() < self._next_publish:
-            return
-        started = time.monotonic()
-        try:
-            writer.export_quarantine()
-            if writer.publish():
-                seconds = time.monotonic() - started
-                self._next_publish = started + max(self.settings.publish.seconds, seconds / PUBLISH_SHARE)
-            self.health.set_ready("publish")
-        except (OSError, duckdb.Error) as error:
-            self._publish_failed(error)
-
-    def _publish_failed(self, error: OSError | duckdb.Error) -> None:
-        """Go on without, and try again; an error of the manifest itself is raised."""
-        if isinstance(error, duckdb.Error) and str(self.layout.warehouse) not in str(error):
-            raise error
-        self._next_publish = time.monotonic() + max(PUBLISH_RETRY_SECONDS, self.settings.publish.seconds)
-        self.health.set_not_ready("publish", _in_words(error, self.layout))
-        _log.error("publish_failed", error=str(error))
-
-    def _keep_house(self, writer: Writer) -> None:
-        self.metrics.storage(writer.storage_bytes())
-        self.metrics.hidden_chunks(writer.hidden_chunks())
-        writer.tidy()  # also when nothing new is published: they may show what was masked since
-        usage = shutil.disk_usage(self.layout.data_root)
-        self.metrics.disk(usage.free, usage.total)
-        if self.layout.state.stat().st_dev != self.layout.data_root.stat().st_dev:
-            usage = shutil.disk_usage(self.layout.state)
-            self.metrics.state_disk(usage.free, usage.total)
-
-    def _mend_warehouse(self, writer: Writer) -> None:
-        """Readers need files that nobody but piper should touch, and somebody has. Ingest goes on in any case."""
-        try:
-            lost = writer.mend_warehouse()
-        except (OSError, duckdb.Error) as error:
-            self._publish_failed(error)
-            return
-        if lost:
-            _log.warning("warehouse_mended", files=lost)
-        if "gold" in lost:
-            anyio.from_thread.run_sync(self._gold_wake.set)
+            due = min(due, self._outlet.next_publish)
+        return max(0.001, due - time.monotonic(), self._outlet.pause())
 
     # ---- opening, failing, stopping ------------------------------------------------------------------------------
 
@@ -337,7 +226,8 @@ class Daemon:
         self._gold_cursor = writer.store.cursor()
         self.upkeep.open(writer)
         self.metrics.chunks_counted(writer.chunk_counts())
-        self._next_scan = self._next_poll = self._next_publish = 0.0
+        self._lookout.begin_anew()
+        self._outlet.publish_soon()
         self.health.set_ready("manifest_open")
         self.health.set_ready("publish")
 
@@ -354,7 +244,7 @@ class Daemon:
         """After a failed step: what is durable is in the manifest, so open it anew, again and again."""
         kind = _kind_of(error)
         self.metrics.commit_failed(kind, error=str(error))
-        self.health.set_not_ready("manifest_open", _in_words(error, self.layout))
+        self.health.set_not_ready("manifest_open", in_words(error, self.layout))
         if self._gold_cursor is not None:
             self._gold_cursor.interrupt()
         self._reopening = True
@@ -398,7 +288,7 @@ class Daemon:
         deadline = time.monotonic() + DRAIN_SECONDS
         writer.tailer.poll()
         self._drain_ready(writer, deadline)
-        if time.monotonic() + self._scan_seconds < deadline:  # files that nobody has reported yet
+        if time.monotonic() + self._lookout.scan_seconds < deadline:  # files that nobody has reported yet
             writer.scan()
             self._drain_ready(writer, deadline)
         writer.ingest()
@@ -442,8 +332,7 @@ class Daemon:
 
     async def _watch_spool(self) -> None:
         async for paths, other in changed_paths(self.settings.paths.raw_root, self._stopping):
-            self._hints.update(paths)
-            self._rescan |= other
+            self._lookout.note(paths, rescan=other)
             self._wake.set()
 
     async def _gold_loop(self) -> None:
@@ -492,7 +381,8 @@ class Daemon:
 
         def adopt(writer: Writer) -> None:
             writer.adopt(settings)
-            self._next_poll = self._next_publish = 0.0
+            self._lookout.poll_soon()
+            self._outlet.publish_soon()
 
         try:
             if self.writer is not None:
@@ -524,12 +414,6 @@ def _end_late() -> None:
     _log.error("stop_took_too_long", seconds=STOP_SECONDS)
     close_run_log()
     os._exit(0)
-
-
-def _in_words(error: BaseException, layout: Layout) -> str:
-    """Why the data root is opened anew, for whoever asks /readyz."""
-    known = explain(error, layout) if isinstance(error, duckdb.Error | OSError) else None
-    return known.message if known is not None else f"{type(error).__name__}: {error}"
 
 
 def _kind_of(error: BaseException) -> str:

@@ -88,4 +88,5 @@ class _Slot:
         self.table = table
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.table.__arrow_c_stream__(requested_schema)  # type: ignore[no-untyped-call]
+        table: Any = self.table  # typed by some versions of pyarrow only
+        return table.__arrow_c_stream__(requested_schema)

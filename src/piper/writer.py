@@ -51,7 +51,7 @@ LONG_LINE_BYTES = 16 * 1024
 LONG_LINES_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of a batch in lines over LONG_LINE_BYTES: DuckDB holds each of their values several times over."""
 TAIL_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes of lines that make the tail be sealed, few as its rows may be: each publish copies all of it."""
+"""Bytes of lines that make the tail be sealed, few as its rows may be: its segments are merged in memory."""
 
 
 @dataclass(slots=True)
@@ -172,8 +172,10 @@ class Writer:
 
     def close(self) -> None:
         """Release the data root. What is committed is durable; what is not is read again next time."""
-        self._parser.close()
-        self.store.close()
+        try:
+            self._parser.close()
+        finally:
+            self.store.close()
 
     def adopt(self, settings: Settings) -> None:
         """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""
@@ -243,6 +245,7 @@ class Writer:
         if progress.commit_seq == self._published_seq:
             return False
         started = time.perf_counter()
+        self.store.check_ground()
         self._tail.publish(self.store.con, progress)
         self._published_seq = progress.commit_seq
         self.metrics.published(time.perf_counter() - started, tail_rows=self._tail_rows)
@@ -256,6 +259,7 @@ class Writer:
 
     def export_quarantine(self) -> int:
         """Append pending rejections to the quarantine files, and take released ones out; returns how many came."""
+        self.store.check_ground()
         purge_released(self.store)
         return export_rejections(self.store)
 
@@ -305,6 +309,7 @@ class Writer:
     def publish_gold(self, con: duckdb.DuckDBPyConnection) -> None:
         """Swap in gold as it is. Any thread, with a connection of its own and no transaction of gold under way."""
         with self._swapping:
+            self.store.check_ground()
             publish_gold(con, self.store.layout)
             self._published["gold"] = identity(self.store.layout.gold)
 
@@ -368,6 +373,7 @@ class Writer:
             self._swapping.release()
         if not lost:
             return []
+        self.store.check_ground()
         write_empty_chunks(self.store.con, layout)
         if "tail" in lost:
             self._published_seq = -1
@@ -439,6 +445,7 @@ class Writer:
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
+            self.store.check_ground()
             done = commit(
                 self.store,
                 batch,

@@ -132,7 +132,7 @@ def test_a_wrong_settings_file_changes_nothing_and_says_why(
 
     append_events(raw_root, ids("after", 5))
     wait_until(lambda: event_count(data_root) == 5, what=piperd.log_text)
-    settings_file.write_text("[publish]\nseconds = 0.5\n")
+    settings_file.write_text("[publish]\nseconds = 0.7\n")
     assert reload(piperd)["applied"] == 1
     piperd.stop()
 

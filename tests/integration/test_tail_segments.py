@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +13,13 @@ from pathlib import Path
 import duckdb
 import pytest
 from tests.support.ground import ALL_STEPS, Ground, check_all, check_datasets
+from tests.support.reader_engine import reader_environment, require_reader_site
 
+from piper.files import sql_literal
+from piper.publish.catalog import silver_view_sql
 from piper.publish.snapshots import GENERATION_SECONDS
 from piper.publish.tail import FAN, PARK_SECONDS, TailPublisher
+from piper.silver.datasets import DATASETS
 from piper.silver.segments import segments_in
 from piper.writer import Writer
 
@@ -124,3 +130,31 @@ def test_the_next_process_publishes_all_anew_and_takes_away_what_earlier_ones_le
     torn.write_bytes(torn.read_bytes()[:-100])
     ground.run(*ALL_STEPS)
     check_all(ground)
+
+
+LOOK = """import duckdb, sys
+try:
+    duckdb.execute(sys.stdin.read())
+except duckdb.IOException as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("present", [(), ("control",)])
+def test_a_view_lists_control_rows_before_rows_in_both_engines(tmp_path: Path, present: tuple[str, ...]) -> None:
+    """A whole new tail between the two looks would else be an empty one for the reader, and no error."""
+    ground = Ground(tmp_path)
+    ground.run("publish")
+    [segment] = segments_in(ground.layout.tail)
+    sql = silver_view_sql(DATASETS["events"], ground.layout)
+    looks = ("control", "rows", "names")
+    for name in looks:
+        sql = sql.replace(f"{sql_literal(ground.layout.tail)}/**", f"{sql_literal(tmp_path / name)}/**", 1)
+    for name in present:
+        (tmp_path / name).mkdir()
+        shutil.copy(segment, tmp_path / name)
+    for environment in (None, reader_environment(require_reader_site())):
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK], input=sql, env=environment, capture_output=True, text=True, check=True
+        )
+        assert f"{tmp_path / looks[len(present)]}/" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +11,24 @@ from typing import Any
 
 import duckdb
 from tests.support import gold_reference
-from tests.support.backfills import damage, ingested_short
-from tests.support.ground import ALL_STEPS, Ground, check_all, check_gold
+from tests.support.backfills import LONG_LINES, damage, ingested_short
+from tests.support.ground import ALL_STEPS, Ground, check_all, check_gold, ingest
 from tests.support.people import NAMES, People, files_with
 from tests.support.warehouse import GOLD_VIEWS, catalog, gold_rows
 
-from piper.silver.datasets import DATASETS
+from piper.layout import Layout
+from piper.silver.datasets import DATASETS, EMPTY_CHUNK
+from piper.silver.key_run import Run
+from piper.silver.keys import Keys
 from piper.silver.rewrite import partitions
+from piper.writer import Clock
 
 HISTORY = [view for view in GOLD_VIEWS if view.endswith(("_daily", "_weekly"))]
 """Gold that does not depend on when it is computed."""
-RETENTION = {"PIPER_RETENTION__SILVER_DAYS": "3"}
+SILVER_DAYS = 14
+RETENTION = {"PIPER_RETENTION__SILVER_DAYS": str(SILVER_DAYS)}
+LONG_AGO_SECONDS = 100 * 86_400
+"""Longer than quarantine is kept."""
 
 
 class Small(Ground):
@@ -99,10 +107,27 @@ def state_of(ground: Ground) -> dict[str, Any]:
         found["counts"] = con.execute(
             "SELECT reason, sum(lines) FROM quarantine_counts GROUP BY ALL ORDER BY ALL"
         ).fetchall()
-        found["keys"] = con.execute("SELECT count(*), count(DISTINCT key) FROM event_keys").fetchall()
+        found["keys"] = keys_of(con, ground.layout)
         found["pending"] = con.execute("SELECT count(*) FROM rejections").fetchall()
         found["chunks"] = con.execute("SELECT sum(row_count) FROM chunks").fetchall()
     return found
+
+
+def keys_of(con: duckdb.DuckDBPyConnection, layout: Layout) -> list[int]:
+    """Every key that is known, in ascending order: of the table and of the runs, but those forgotten."""
+    names = [name for (name,) in con.execute("SELECT name FROM key_runs").fetchall()]
+    assert sorted(path.name for path in layout.keys.iterdir()) == sorted(names), "runs that nobody knows, or none"
+    keys = [key for (key,) in con.execute("SELECT key FROM event_keys").fetchall()]
+    for run in (Run(layout.keys / name) for name in names):
+        run.verify()
+        words = run.read(0, run.keys)
+        keys += [(high << 64) + low for high, low in zip(words.high.tolist(), words.low.tolist(), strict=True)]
+    known = set(keys)
+    assert len(keys) == len(known), "a key is in two places"
+    forgotten = {key for (key,) in con.execute("SELECT key FROM forgotten_keys").fetchall()}
+    assert forgotten <= known
+    assert len(known) - len(forgotten) == Keys(layout).count(con)
+    return sorted(known - forgotten)
 
 
 def gold_of(ground: Ground) -> dict[str, list[dict[str, Any]]]:
@@ -174,7 +199,7 @@ def _with_people(root: Path) -> Ground:
 
 
 class Short(Ground):
-    """Silver keeps three days."""
+    """Silver keeps two weeks."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -183,9 +208,56 @@ class Short(Ground):
 
 def _with_old_days(root: Path) -> Ground:
     ground = Short(root)
-    ground.simulate(200, days=6)
+    ground.simulate(60)
+    with ground.writer(Clock(utc=lambda: time.time() - LONG_AGO_SECONDS)) as writer:
+        ingest(writer)
+        writer.export_quarantine()
+    ground.simulate(200, days=2 * SILVER_DAYS)
     ground.run("ingest", "publish", "export", "seal", "publish", "gold")
     return ground
+
+
+def _with_key_runs(root: Path) -> Ground:
+    """Three runs, keys of the first one forgotten, and unread lines: new ones, and all of before in other files."""
+    ground = ingested_short(root, events=60)
+    ground.run("spill")
+    ground.run("replay")
+    for _ in range(2):
+        ground.simulate(60)
+        ground.run("ingest", "spill")
+    ground.run(*ALL_STEPS)
+    with duckdb.connect(str(ground.layout.manifest), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM key_runs").fetchall() == [(3,)]
+        assert con.execute("SELECT count(*) FROM forgotten_keys").fetchall() == [(LONG_LINES,)]
+    ground.simulate(60)
+    for file in sorted(ground.raw.rglob("*.jsonl")):
+        shutil.copy(file, file.with_name(f"{file.stem}-again.jsonl"))
+    ground.written.malformed *= 2
+    return ground
+
+
+def _with_missing_chunks(root: Path) -> Ground:
+    ground = _several_seals(root)
+    for dataset in ("events", "tool_events"):
+        chunks = sorted(
+            path for path in (ground.layout.silver / dataset).rglob("*.parquet") if path.name != EMPTY_CHUNK
+        )
+        chunks[len(chunks) // 2].unlink()
+    ground.simulate(60)
+    return ground
+
+
+def _of_an_earlier_version(root: Path) -> Ground:
+    """The catalog was made for other views than today's."""
+    ground = _several_seals(root)
+    (ground.layout.state / "catalog.sha256").write_text("of other views", "ascii")
+    return ground
+
+
+def _check_one_run(ground: Ground) -> None:
+    with duckdb.connect(str(ground.layout.manifest), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM key_runs").fetchall() == [(1,)]
+        assert con.execute("SELECT count(*) FROM forgotten_keys").fetchall() == [(0,)]
 
 
 def _check_one_chunk_a_partition(ground: Ground) -> None:
@@ -208,4 +280,11 @@ OPERATIONS = {
     "masking": Operation(
         _with_people, ("ingest", "mask", "gold"), may_shrink=True, is_whole=False, check=_check_masked
     ),
+    "keys": Operation(
+        _with_key_runs,
+        ("ingest", "spill", "merge", "publish", "export", "gold", "seal", "publish"),
+        check=_check_one_run,
+    ),
+    "repair": Operation(_with_missing_chunks, ("ingest", "repair", *ALL_STEPS), may_shrink=True),
+    "upgrade": Operation(_of_an_earlier_version, ("publish",)),
 }

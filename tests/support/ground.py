@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import duckdb
 
@@ -22,11 +23,13 @@ from piper.backfill.replay import Replay
 from piper.backfill.run import Backfill
 from piper.backfill.scope import Scope
 from piper.demo.simulate import SimulateOptions, simulate
+from piper.duties import merge_keys
 from piper.events.registry import EVENT_TYPES
 from piper.layout import Layout
 from piper.ops.metrics import Metrics
 from piper.ops.rejected import Only
 from piper.privacy import clean_up, rewrite_history
+from piper.repair import Repair
 from piper.retention import prune
 from piper.settings import Settings, load_settings
 from piper.silver.datasets import DATASETS
@@ -37,6 +40,8 @@ from piper.writer import Clock, Writer
 
 CHILD = Path(__file__).with_name("writer_child.py")
 KILLED = -9
+FEW_KEYS = 50
+"""So many keys are a full table, and twice as many the largest run of the first size, in the steps of keys."""
 
 
 @dataclass
@@ -270,6 +275,29 @@ def prune_now(writer: Writer) -> None:
         prune(hands, writer.settings.retention)
 
 
+def spill(writer: Writer) -> None:
+    """Move keys to runs, as if FEW_KEYS were as many as the table may hold."""
+    with patch("piper.silver.keys.SPILL_KEYS", FEW_KEYS):
+        while writer.store.keys.spill_if_full(writer.store.prepared):
+            pass
+
+
+def merge(writer: Writer) -> None:
+    """Merge such runs as upkeep does."""
+    with patch("piper.silver.keys.SPILL_KEYS", FEW_KEYS), closing(Hands(writer)) as hands:
+        while merge_keys(hands):
+            pass
+
+
+def repair(writer: Writer) -> None:
+    """Repair what is broken, or go on with a repair that died."""
+    with closing(Hands(writer)) as hands:
+        run = Repair(is_live=False)
+        run.begin(hands)
+        while run.step(hands) is not None:
+            pass
+
+
 def hold(_writer: Writer) -> None:
     sys.stdout.write("holding\n")
     sys.stdout.flush()
@@ -288,6 +316,9 @@ STEPS = {
     "backfill": backfill,
     "replay": replay,
     "prune": prune_now,
+    "spill": spill,
+    "merge": merge,
+    "repair": repair,
     "hold": hold,
 }
 ALL_STEPS = ("ingest", "publish", "export", "gold", "seal", "publish")

@@ -109,7 +109,7 @@ import json, sys, duckdb
 con = duckdb.connect(sys.argv[1], read_only=True)
 views = [row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
 values = {view: con.execute(f"FROM {view}").fetchall() for view in views}
-segments = con.execute(f"FROM read_parquet('{sys.argv[2]}/**')").fetchall()
+segments = con.execute("FROM read_parquet(?)", [sys.argv[2] + "/**"]).fetchall()
 values["segments"] = segments
 for name in sys.argv[3:]:
     db = duckdb.connect(name, read_only=True)

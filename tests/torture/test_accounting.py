@@ -149,7 +149,7 @@ CASES: list[tuple[Callable[[SpoolRun], None], Trace]] = [
     (root_gone, Trace("piper_spool_errors_total{errno=ENOENT}", 1, "backlog", "unknown", Level.WARN)),
     (rejected, Trace("piper_lines_quarantined_total{reason=line_too_long}", 1, QUARANTINE, "line_too_long 1")),
     (unknown_type, Trace("piper_unknown_type_events_total", 1)),
-    (old, Trace("piper_old_events_total", 1)),
+    (old, Trace("piper_old_events_total", 1, SPOOL, "1 events over a year old")),
 ]
 
 

@@ -52,7 +52,7 @@ def write_long_lines(path: Path, sizes: list[int]) -> list[int]:
     return offsets
 
 
-@pytest.mark.parametrize("sizes", [[5 * MIB, 64 * MIB], pytest.param([2048 * MIB], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sizes", [[5 * MIB, 64 * MIB], pytest.param([2048 * MIB], marks=pytest.mark.minutes)])
 def test_case_16_a_line_of_any_length_is_one_rejection_and_memory_stays_flat(tmp_path: Path, sizes: list[int]) -> None:
     with spool_run(tmp_path) as run:
         offsets = write_long_lines(tmp_path / "spool" / FILE, sizes)

@@ -25,7 +25,7 @@ HTTP_SECONDS = 2.0
 STOP_SECONDS = 40.0
 """piperd promises to be gone within 30 s of SIGTERM."""
 LOG_TAIL_LINES = 15
-_COMMAND = [sys.executable, "-P", "-c", "from piper.cli import main_daemon; main_daemon()"]
+CODE = "from piper.cli import main_daemon; main_daemon()"
 
 
 class DaemonProcess:
@@ -35,8 +35,12 @@ class DaemonProcess:
         self._process, self.port, self.log = process, port, log
 
     @classmethod
-    def start(cls, raw_root: Path, data_root: Path, log: Path, settings: Mapping[str, str] | None = None) -> Self:
+    def start(
+        cls, raw_root: Path, data_root: Path, log: Path, settings: Mapping[str, str] | None = None, code: str = CODE
+    ) -> Self:
         """Start piperd; its stderr is appended to `log`. `settings` are further `PIPER_…` variables.
+
+        `code` is the Python that it runs, for a soak that makes rare things frequent.
 
         It is not ready yet when this returns, and may still refuse to start: watch `ready` and `exit_code`.
         """
@@ -44,7 +48,7 @@ class DaemonProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:
             process = subprocess.Popen(
-                _COMMAND,
+                [sys.executable, "-P", "-c", code],
                 env=_environment(raw_root, data_root, port) | dict(settings or {}),
                 cwd=log.parent,
                 stdin=subprocess.DEVNULL,

@@ -70,6 +70,7 @@ def collect_status(writer: Writer) -> dict[str, Any]:
             "special_files": writer.tailer.special,
             "file_events": _counted(writer, "piper_file_events_total", "kind", FILE_EVENTS),
             "errors": _counted(writer, "piper_spool_errors_total", "errno", ERRNOS),
+            "old_events": int(writer.metrics.registry.get_sample_value("piper_old_events_total") or 0),
         },
         "hosts": by_host(waiting),
         "rates": writer.pace.rates(),
@@ -255,7 +256,7 @@ def _look_at_spool(raw_root: Path, con: duckdb.DuckDBPyConnection) -> tuple[dict
     spool = {"reachable": not scan.root_error, "error": scan.root_error, **total(waiting), "lost_bytes": None,
              "unreadable": [display_path(path) for path in sorted(scan.failed)[:NAMED_MAX]],
              "unreadable_files": len(scan.failed), "special_files": len(scan.special), "file_events": {},
-             "errors": {}}  # fmt: skip
+             "errors": {}, "old_events": 0}  # fmt: skip
     return spool, by_host(waiting)
 
 

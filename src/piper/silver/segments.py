@@ -44,20 +44,22 @@ NOT_WHOLE = "the tail is not whole: segments are missing in warehouse/tail, pipe
 def tail_ctes(dataset: Dataset, layout: Layout, columns: str | None = None) -> str:
     """Common table expressions for a dataset: `now` (the control row that counts) and `tail` (`columns` of its rows).
 
-    The pattern ends in `**` because that leaves out symbolic links, as which segments wait to be deleted.
+    The pattern ends in `**` because that leaves out symbolic links, as which segments wait to be deleted. DuckDB lists
+    files where a table is first named in FROM, from left to right, a CTE not before: hence the count in front.
     """
     files = f"'{sql_literal(layout.tail)}/**'"
     found = f"""(SELECT list(TRY_CAST(regexp_extract(file, '([0-9]+){SUFFIX}$', 1) AS BIGINT)) FROM glob({files}))"""
-    rows = f"""FROM read_parquet({files}, filename = true)
-            WHERE dataset = '{dataset.name}' AND filename LIKE '%{SUFFIX}'"""
+    which = f"WHERE dataset = '{dataset.name}' AND filename LIKE '%{SUFFIX}'"
     return f"""now AS MATERIALIZED (
             SELECT {", ".join(name for name, _ in CONTROL)}
-            {rows} AND live IS NOT NULL
+            FROM read_parquet({files}, filename = true)
+            {which} AND live IS NOT NULL
             ORDER BY segment DESC LIMIT 1
         ),
         tail AS (
             SELECT {columns or dataset.column_list}
-            {rows} AND live IS NULL AND segment IN (
+            FROM (SELECT count(*) FROM now) CROSS JOIN read_parquet({files}, filename = true)
+            {which} AND live IS NULL AND segment IN (
                 SELECT unnest(CASE WHEN list_has_all({found}, live) THEN live ELSE error('{NOT_WHOLE}') END) FROM now
             )
         )"""

@@ -133,10 +133,12 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Checkpoint and release the manifest."""
-        self.layout.writer_file.unlink(missing_ok=True)  # first: once the lock is gone it may be the next holder's
-        self.second_con.close()  # the lock lasts as long as any connection
-        self.con.close()
+        """Checkpoint and release the manifest: also where raising OSError, as on a disk that has become read-only."""
+        try:
+            self.layout.writer_file.unlink(missing_ok=True)  # first: once the lock is gone it may be the next holder's
+        finally:
+            self.second_con.close()  # the lock lasts as long as any connection
+            self.con.close()
 
     def check_ground(self) -> None:
         """Raise OSError if manifest or data root are not those that were opened: unmounted, moved or replaced.

@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from piper.spool.discover import Scan, is_spool_path, scan_spool
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path
@@ -75,8 +76,8 @@ class Tracker:
         """Walk the whole spool, take in new, renamed, changed and missing files. Cheap enough once a minute."""
         self._scans += 1
         scan = scan_spool(self._root, self._progress, self._is_unchanged)
-        if not scan.root_error and not scan.directories and not all(source.vanished for source in self.sources):
-            scan.root_error = f"{self._root} is empty although {len(self.sources)} files are known: not mounted?"
+        if not scan.root_error and not all(source.vanished for source in self.sources):
+            scan.root_error = self._why_unmounted(scan)
         self.error = scan.root_error
         for code in scan.failed.values() if not scan.root_error else [scan.root_errno]:
             self.ledger.observed.error(code)
@@ -222,6 +223,21 @@ class Tracker:
             self._vanished[source] = self._utc()
         elif source.size != source.offset:
             source.mtime_ns = -1  # it had more than was committed: whatever it looks like now is news
+
+    def _why_unmounted(self, scan: Scan) -> str:
+        """What an unmounted spool leaves is a mount point: empty, or with directories on the device of its parent."""
+        known = f"{len(self.sources)} files are known: not mounted?"
+        if not scan.directories:
+            return f"{self._root} is empty although {known}"
+        if scan.files or scan.unchanged:
+            return ""
+        try:
+            device = Path(self._root).stat().st_dev
+        except OSError as error:
+            return f"{self._root}: {error.strerror}"
+        if any(source.device == device for source in self.sources if not source.vanished):
+            return ""  # somebody has deleted every file
+        return f"{self._root} has no file and is on another disk although {known}"
 
     def _report(self, scan: Scan) -> None:
         self._reported = {path for path in self._reported if path in scan.special or not scan.saw(path)}

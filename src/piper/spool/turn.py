@@ -120,6 +120,8 @@ class _View:
     at: Checkpoint
     base: int
     buffer: bytes
+    error: int = 0
+    """errno of what cannot be read behind the buffer."""
 
     @property
     def end(self) -> int:
@@ -172,18 +174,39 @@ def _read(fd: int, source: Source, at: Checkpoint, limits: Limits) -> Turn:
         return Turn(Outcome.SHRUNK)
     base = 0 if at.offset <= HEAD_BYTES else at.offset - at.guard_bytes
     size = min(status.st_size, at.offset + (0 if source.long_line else limits.turn_bytes))
-    view = _View(fd, source, at, base, os.pread(fd, size - base, base))
+    view = _View(fd, source, at, base, *_read_all(fd, size - base, base))
     if view.end < at.offset:
-        return Turn(Outcome.SHRUNK)
+        return Turn(Outcome.ERROR, error=view.error) if view.error else Turn(Outcome.SHRUNK)
     if not _is_known(view):
         return Turn(Outcome.CHANGED)
     source.device = status.st_dev  # a remount may number it anew; inode, head and guard have just agreed
     source.size, source.mtime_ns = status.st_size, status.st_mtime_ns
-    if view.end < size:  # it is being cut while we look
-        source.size, source.mtime_ns = view.end, -1
+    if view.end < size:  # it is being cut while we look, or cannot be read from there on
+        source.size, source.mtime_ns = status.st_size if view.error else view.end, -1
     if source.long_line is not None:
         return _through_long_line(view, source.long_line, limits)
-    return _take_lines(view, limits)
+    turn = _take_lines(view, limits)
+    if view.error and turn.checkpoint is None and source.long_line is None:
+        return Turn(Outcome.ERROR, error=view.error)
+    return turn
+
+
+def _read_all(fd: int, size: int, start: int) -> tuple[bytes, int]:
+    """The bytes [start, start + size) as far as they can be read, and the errno where that ended early.
+
+    A bad place makes the kernel give what stands before it, without an error: only who asks again is told. Raises
+    OSError when nothing can be read.
+    """
+    data = os.pread(fd, size, start)
+    while 0 < len(data) < size:
+        try:
+            more = os.pread(fd, size - len(data), start + len(data))
+        except OSError as error:
+            return data, error.errno or errno.EIO
+        if not more:
+            break
+        data += more
+    return data, 0
 
 
 def _is_known(view: _View) -> bool:
@@ -274,11 +297,14 @@ def _through_long_line(view: _View, line: LongLine, limits: Limits) -> Turn:
     source, at = view.source, view.at
     base = line.position - len(line.before)
     size = min(limits.turn_bytes, max(0, source.size - line.position))
-    view.base, view.buffer = base, os.pread(view.fd, len(line.before) + size, base)
+    view.base = base
+    view.buffer, view.error = _read_all(view.fd, len(line.before) + size, base)
     if not view.buffer.startswith(line.before):  # what we walked over was written anew, so begin again
         source.long_line = None
         return Turn(Outcome.READ, more=True)
     lead = len(line.before)
+    if view.error and len(view.buffer) == lead:
+        return Turn(Outcome.ERROR, error=view.error)
     nul = view.buffer.find(b"\0", max(lead, source.nul_until - base))
     until = len(view.buffer) if nul < 0 else nul
     newline = view.buffer.find(b"\n", lead, until)

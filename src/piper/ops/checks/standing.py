@@ -160,6 +160,8 @@ def check_spool_files(status: dict[str, Any]) -> Check:
     unreadable, special = spool.get("unreadable_files", 0), spool.get("special_files", 0)
     events = {kind: count for kind, count in spool.get("file_events", {}).items() if kind not in _EVERYDAY}
     told = [f"{special:,} links, pipes or the like that are not followed"] if special else []
+    if old := spool.get("old_events", 0):
+        told.append(f"{old:,} events over a year old since piperd started: a wrong clock, or somebody brings history")
     if counts := [*events.items(), *spool.get("errors", {}).items()]:
         told.append(f"since piperd started: {', '.join(f'{name} {count:,}' for name, count in counts)}")
     if unreadable:
