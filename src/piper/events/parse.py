@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from queue import Queue
@@ -116,6 +117,8 @@ class Parser:
     def begin(self) -> None:
         """Start a new batch: forget the rows of the last one. Shapes are kept, for they come again and again."""
         self._prepared.execute("TRUNCATE work.parsed")
+        with suppress(duckdb.TransactionException):  # somebody else is at it: the next batch does it
+            self._con.execute("CHECKPOINT work")  # else the rows that TRUNCATE deletes stay in memory for ever
         if self._shapes > SHAPES_MAX:
             self._prepared.execute("TRUNCATE work.shapes")
             self._shapes = 0

@@ -96,8 +96,16 @@ def commit(
         if seal:
             reveal(store.layout, staged, progress)
             failpoint("commit.revealed")
+    if seal:
+        _give_back_memory(con)
     store.keys.spill_if_full(store.prepared)
     return result
+
+
+def _give_back_memory(con: duckdb.DuckDBPyConnection) -> None:
+    """Rows of the tail stay in memory, also deleted ones, until DuckDB makes a checkpoint."""
+    with suppress(duckdb.TransactionException):  # somebody else writes: the next seal, or the log's size, makes one
+        con.execute("CHECKPOINT ingest_manifest")
 
 
 def create_work_tables(con: duckdb.DuckDBPyConnection) -> None:
