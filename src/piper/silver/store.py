@@ -241,6 +241,9 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         # What this process writes as DuckDB files is small or soon replaced: the cheap
         # encodings only (bench/choices.py, snapshot).
         "disabled_compression_methods": "fsst,zstd,dict_fsst,alp,alprd,chimp,patas,roaring",
+        # Of a new manifest. Each of the hundreds of columns of the tail tables holds a block in memory, however few its
+        # rows; DuckDB's own are of 256 KiB.
+        "default_block_size": "16384",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
