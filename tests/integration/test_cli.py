@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -409,15 +410,20 @@ def test_the_progress_bar_is_for_terminals_only(place: Place) -> None:
     assert "━" not in plain.stdout + plain.stderr
     place.simulate(200, seed=2)
     terminal, end = pty.openpty()
-    try:
-        done = subprocess.run(
-            place.command("ingest"), env={**place.env, "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=end, check=True
-        )
-        os.close(end)
-        shown = b"".join(iter(lambda: read_terminal(terminal), b""))
-    finally:
-        os.close(terminal)
-    assert "━".encode() in shown
+    with ThreadPoolExecutor(1) as reader:  # beside it: a terminal that nobody reads takes a few frames and then blocks
+        shown = reader.submit(lambda: b"".join(iter(lambda: read_terminal(terminal), b"")))
+        try:
+            done = subprocess.run(
+                place.command("ingest"),
+                env={**place.env, "TERM": "xterm"},
+                stdout=subprocess.PIPE,
+                stderr=end,
+                check=True,
+            )
+        finally:
+            os.close(end)
+    os.close(terminal)
+    assert "━".encode() in shown.result()
     assert b"accepted" in done.stdout
 
 

@@ -32,8 +32,9 @@ import sys
 sys.argv = ["piperd"]
 from piper.spool.track import DOUBT_SECONDS
 DOUBT_SECONDS.update({{doubt: seconds / {SOONER} for doubt, seconds in DOUBT_SECONDS.items()}})
-import piper.daemon
-piper.daemon.SCAN_SHARE = 1.0
+import piper.lookout
+assert piper.lookout.SCAN_SHARE
+piper.lookout.SCAN_SHARE = 1.0
 from piper.cli import main_daemon
 main_daemon()
 """,

@@ -166,6 +166,6 @@ def test_case_24_a_wall_clock_that_steps_both_ways_stalls_nothing_and_old_events
     assert piperd.get("/readyz")[0] == 200
     assert piperd.metric("piper_events_duplicate_total") == 0
     assert piperd.metric("piper_old_events_total") == 2
-    piperd.stop()
     partition = piperd.data_root / "silver" / "events" / f"event_date={expected['old']}"
-    assert list(partition.rglob("*.parquet"))
+    wait_until(lambda: list(partition.rglob("*.parquet")), what=piperd.log_text)
+    piperd.stop()
