@@ -238,7 +238,6 @@ def test_old_quarantine_goes_by_day_and_its_counts_stay(tmp_path: Path) -> None:
         writer.ingest()
         writer.export_quarantine()
     ground.simulate(200)
-    next(ground.raw.rglob("*.jsonl")).with_name("broken.jsonl").write_text('{"event_id": 7,\n')
     ground.run("ingest", "seal", "publish", "export", "gold")
     counts = ground.query("SELECT event_date, quarantined_lines FROM gold_data_quality_daily ORDER BY ALL")
     folders = sorted(path.name for path in ground.layout.quarantine.iterdir())
