@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,27 @@ def test_a_stop_drains_publishes_and_is_over_in_time(piperd: Machine) -> None:
     ended = piperd.show(UNIT, "ActiveState", "Result", "ExecMainStatus")
     assert ended == {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}, piperd.journal(UNIT)
     assert has_events(piperd, total(piperd))
+
+
+def test_a_backfill_is_done_by_its_unit_or_handed_to_piperd(machine: Machine) -> None:
+    today = datetime.now(UTC).date()
+    unit = f"piper-backfill@{today - timedelta(days=1)}:{today}.service"
+    machine.run("systemctl", "stop", UNIT)
+    append_events(raw(machine), ids("alone", 20), name="telemetry-6.jsonl")
+
+    machine.run("systemctl", "start", unit, check=False)
+
+    assert machine.show(unit, "Result") == {"Result": "success"}, machine.journal(unit)
+    machine.run("systemctl", "start", UNIT)
+    wait_for_events(machine, total(machine))
+    before = machine.journal(UNIT)
+    machine.run("systemctl", "start", unit, check=False)
+    assert machine.show(unit, "Result") == {"Result": "success"}, machine.journal(unit)
+    assert '"backfill_finished"' in machine.journal(UNIT).removeprefix(before)
+    assert has_events(machine, total(machine))
+    assert {path.owner() if path.owner() == "root" else "piper" for path in (machine.root / DATA[1:]).rglob("*")} == {
+        "piper"
+    }
 
 
 def test_wrong_settings_end_it_for_good_and_say_why(machine: Machine) -> None:
