@@ -166,6 +166,7 @@ def _value_problem(event: Row, now: datetime, time_field: str) -> Rejected | Non
     return Rejected("clock_skew", time_field) if moment > now + timedelta(hours=1) else None
 
 
+_CONTROL = re.compile(r"(?<!\\)((?:\\\\)*\\u)(00[0-9a-f]{2})")
 _BEYOND = datetime.max  # noqa: DTZ901
 
 
@@ -275,7 +276,8 @@ def _json_text(value: Any) -> str:
         return "[" + ",".join(map(_json_text, value)) + "]"
     if isinstance(value, JsonFloat):
         return repr(float(value)) if math.isfinite(value) else value.text
-    return json.dumps(value, ensure_ascii=False)
+    # Control characters are escaped in capitals by DuckDB, in small letters by json.
+    return _CONTROL.sub(lambda found: found[1] + found[2].upper(), json.dumps(value, ensure_ascii=False))
 
 
 DATASET_OF = {

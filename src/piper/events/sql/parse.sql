@@ -8,8 +8,8 @@
 -- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings, looking
 --        only at `suspicious` lines: those with bytes that such an oddity cannot do without. Blank lines are judged and
 --        not filtered out, for a filter would be pushed below and compute is_json twice. Of duplicate keys the first
---        one counts. A time is RFC 3339 or looser (no seconds, a space, a comma, +05): no 24:00, no leap second, no
---        year that UTC would put before the year 1.
+--        one counts. A time is RFC 3339 in UTC, as nearly all write it, which is cast as it is; or RFC 3339 or looser
+--        (no seconds, a space, a comma, +05): no 24:00, no leap second, no year that UTC would put before the year 1.
 WITH checked AS (
     SELECT
         line_index,
@@ -57,6 +57,8 @@ envelopes AS (
             ELSE e.event_type
         END AS event_type,
         CASE
+            WHEN regexp_full_match(occurred_text, '\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,6})?Z')
+            THEN TRY_CAST(occurred_text AS TIMESTAMP)
             WHEN regexp_full_match(
                 occurred_text,
                 '\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]([01]\d|2[0-3]):?[0-5]\d|[+-]([01]\d|2[0-3]))'
