@@ -301,6 +301,47 @@ def test_what_the_tailer_has_not_read_yet_is_left_to_it(ground: Ground) -> None:
     assert ground.query("SELECT count(*) FROM silver_events WHERE event_id = 'unread'") == [(1,)]
 
 
+def test_a_malformed_line_that_ingest_met_under_another_name_meanwhile_is_quarantined_once(ground: Ground) -> None:
+    """A backfill that was killed after reading, and whose files ingest has read since, with other names for a while."""
+    folder = ground.raw / "ws01.studio.example" / "amara"
+    (folder / "telemetry-b.jsonl").write_bytes(event_line("b-1") + b"no json\n")
+    with ground.writer() as writer, closing(Hands(writer)) as hands:
+        backfill = Backfill(is_live=False)
+        backfill.begin(hands, Scope())
+        while backfill.step(hands) is not None:
+            if not _records_of_no_json(ground, writer):
+                (folder / "telemetry-b.jsonl").rename(folder / "telemetry-a.jsonl")
+                _read_all(writer)
+                assert _records_of_no_json(ground, writer) == 1
+                (folder / "telemetry-a.jsonl").rename(folder / "telemetry-b.jsonl")
+                _read_all(writer)
+        assert _records_of_no_json(ground, writer) == 1
+
+
+def test_a_file_that_took_the_name_and_inode_of_one_that_was_read_is_left_to_the_tailer(ground: Ground) -> None:
+    """Else an event would be in silver whose beginning the tailer has seen, and quarantines when its file goes."""
+    file = ground.raw / "ws01.studio.example" / "amara" / "telemetry-b.jsonl"
+    file.write_bytes(b"".join(event_line(f"first-{number}") for number in range(5)))
+    with ground.writer() as writer, closing(Hands(writer)) as hands:
+        _read_all(writer)
+        backfill = Backfill(is_live=True)
+        backfill.begin(hands, Scope())
+        file.write_bytes(b"".join(event_line(f"other-{number}") for number in range(5)))  # the same inode
+        while backfill.step(hands) is not None:
+            pass
+        writer.publish()
+        assert ground.query("SELECT count(*) FROM silver_events WHERE event_id LIKE 'other-%'") == [(0,)]
+        state = read_state(hands.con)
+        assert state is not None
+        assert state.summary()["unreadable"] == []
+
+
+def _records_of_no_json(ground: Ground, writer: Writer) -> int:
+    """How often quarantine holds that line."""
+    writer.export_quarantine()
+    return sum(file.read_bytes().count(b"no json") for file in ground.layout.quarantine.glob("**/*.jsonl"))
+
+
 def _read_all(writer: Writer) -> None:
     writer.scan()
     while writer.ingest():

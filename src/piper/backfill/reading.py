@@ -1,7 +1,8 @@
 """Reading: raw lines, of spool files from their beginning or of quarantine records, into the workbench.
 
 The tailer is not touched: these are looks of their own at the same files. A cut last line is left to the tailer, and so
-is what it has not come to yet; NUL bytes are believed once the file has rested for NUL_REST_SECONDS.
+is what it has not come to yet, and a file that is not what it read there; NUL bytes are believed once the file has
+rested for NUL_REST_SECONDS.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import duckdb
@@ -25,8 +26,8 @@ from piper.events.quarantine import Rejection, rejection_of
 from piper.files import sql_literal
 from piper.silver.commit import REJECTION_KEY
 from piper.spool.discover import scan_spool
-from piper.spool.identity import Checkpoint, Doubt, Source, display_path
-from piper.spool.open import look_at
+from piper.spool.identity import Checkpoint, Source, display_path, guard_holds, head_holds
+from piper.spool.open import look_at, open_to_read
 from piper.spool.tail import SLICE_LINES_MAX
 from piper.spool.turn import SAMPLE_BYTES, Limits, Outcome, Skip, Span, take_turn
 from piper.upkeep import Hands
@@ -41,16 +42,27 @@ RECORD_BYTES_MAX = 1 << 24
 """A quarantine record is longer than its line: it may spell every byte with six."""
 PLACE_BITS = 40
 """An ordinal is the place of the file and, in so many bits, the offset of the line."""
+UNREAD = Checkpoint(0, 0, b"", 0, b"", 0)
+_CHECKPOINT = pa.struct(
+    [
+        ("offset", pa.int64()),
+        ("lines", pa.int64()),
+        ("head", pa.binary()),
+        ("head_bytes", pa.int64()),
+        ("guard", pa.binary()),
+        ("guard_bytes", pa.int64()),
+    ]
+)
 _READ_ON = {Outcome.READ, Outcome.IDLE, Outcome.NUL}
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A file to be read. `limit`: bytes that the tailer has taken, None: it does not read it."""
+    """A file to be read. `taken`: how far the tailer has read it, None: no tailer reads it."""
 
     path: bytes
     size: int
-    limit: int | None
+    taken: Checkpoint | None
 
 
 def candidates(hands: Hands, scope: Scope, *, is_live: bool) -> list[Candidate]:
@@ -69,22 +81,14 @@ def candidates(hands: Hands, scope: Scope, *, is_live: bool) -> list[Candidate]:
     found = []
     for path in in_order(chosen):
         status = chosen[path]
-        limit = None if taken is None else taken.get((path, status.st_ino), 0)
-        found.append(Candidate(path, status.st_size, None if limit == _ALL else limit))
+        at = None if taken is None else taken.get((path, status.st_ino), UNREAD)
+        found.append(Candidate(path, status.st_size, at))
     return found
 
 
-_ALL = -1
-
-
-def _taken(writer: Writer) -> dict[tuple[bytes, int], int]:
-    """How far the tailer is in each file; _ALL where it has stopped because of a doubt."""
-    return {
-        (source.path, source.inode): source.offset
-        if source.suspicion is None or source.suspicion.doubt is Doubt.NUL
-        else _ALL
-        for source in writer.tailer.sources
-    }
+def _taken(writer: Writer) -> dict[tuple[bytes, int], Checkpoint]:
+    """How far the tailer is in each file."""
+    return {(source.path, source.inode): source.checkpoint for source in writer.tailer.sources}
 
 
 # ---- spool files -----------------------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def plan_files(bench: Workbench, files: Sequence[Candidate]) -> None:
             "place": pa.array(range(len(files)), pa.int64()),
             "path": pa.array([file.path for file in files], pa.binary()),
             "size_bytes": pa.array([file.size for file in files], pa.int64()),
-            "limit_bytes": pa.array([file.limit for file in files], pa.int64()),
+            "taken": pa.array([asdict(file.taken) if file.taken else None for file in files], _CHECKPOINT),
         }
     )
     bench.con.register("planned", table)
@@ -108,7 +112,9 @@ def plan_files(bench: Workbench, files: Sequence[Candidate]) -> None:
 
 
 def index_quarantine(bench: Workbench, hands: Hands) -> None:
-    """Note what is in quarantine. Pending rejections must have been exported."""
+    """Note what is in quarantine now, in the caller's transaction."""
+    hands.in_writer(Writer.export_quarantine)
+    bench.con.execute("DELETE FROM bench.quarantined")
     root = hands.writer.store.layout.quarantine
     known = hands.con.execute("SELECT path FROM ingest_manifest.main.quarantine_files ORDER BY path").fetchall()
     for (name,) in known:
@@ -139,10 +145,10 @@ def read_some(bench: Workbench, hands: Hands) -> list[str]:
         WHERE ordinal >> {PLACE_BITS} IN (SELECT place FROM bench.files WHERE NOT is_read)"""
     )
     files = bench.rows(
-        "SELECT place, path, limit_bytes FROM bench.files WHERE NOT is_read ORDER BY place LIMIT ?", [FILES_AT_ONCE]
+        "SELECT place, path, taken FROM bench.files WHERE NOT is_read ORDER BY place LIMIT ?", [FILES_AT_ONCE]
     )
-    for place, path, limit in files:
-        reader.read(place, path, limit)
+    for place, path, taken in files:
+        reader.read(place, path, Checkpoint(**taken) if taken else None)
         if time.monotonic() - started >= STEP_SECONDS:
             break
     reader.flush()
@@ -165,10 +171,10 @@ class _Reader:
         self._bytes = self._lines = 0
         self.unreadable: list[str] = []
 
-    def read(self, place: int, path: bytes, limit: int | None) -> None:
+    def read(self, place: int, path: bytes, taken: Checkpoint | None) -> None:
         """Take a file in."""
         self._places[display_path(path)] = place
-        for piece in self._pieces(path, limit):
+        for piece in self._pieces(path, taken):
             if isinstance(piece, Skip):
                 self._skips.append(piece)
                 continue
@@ -188,19 +194,23 @@ class _Reader:
             _finish(self._bench, self._finished)
         self._spans, self._skips, self._finished, self._bytes, self._lines = [], [], [], 0, 0
 
-    def _pieces(self, path: bytes, limit: int | None) -> Iterator[Span | Skip]:
-        """Complete lines from the beginning, up to `limit`; and what is no line."""
+    def _pieces(self, path: bytes, taken: Checkpoint | None) -> Iterator[Span | Skip]:
+        """Complete lines from the beginning, as far as they are `taken`; and what is no line."""
         try:
             status = look_at(self._root, path)
         except (FileNotFoundError, NotADirectoryError):
             return
         source = Source(path=path, device=status.st_dev, inode=status.st_ino)
         at: Checkpoint | None = None
+        limit = taken.offset if taken else None
         while limit is None or (at.offset if at else 0) < limit:
             turn = take_turn(self._root, source, at, self._limits)
             if turn.outcome not in _READ_ON:
                 if turn.outcome is not Outcome.GONE:
                     self.unreadable.append(display_path(path))
+                return
+            # What was just read, and each later turn goes on from; asked now, so it was no other file before.
+            if at is None and taken and not self._is_as_taken(path, taken):
                 return
             if turn.span is not None:
                 yield _cut(turn.span, limit)
@@ -212,6 +222,19 @@ class _Reader:
                 source.nul_until = source.size
             elif not turn.more:
                 return
+
+    def _is_as_taken(self, path: bytes, taken: Checkpoint) -> bool:
+        """Whether the file is what the tailer has read: an inode, and a name, can be another file's by now."""
+        try:
+            fd = open_to_read(self._root, path)
+        except OSError:
+            return False
+        try:
+            return head_holds(fd, taken) and guard_holds(fd, taken)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
 
 
 def _cut(span: Span, limit: int | None) -> Span:

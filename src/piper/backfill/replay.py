@@ -82,7 +82,6 @@ class Replay:
 
     def _begin(self, hands: Hands) -> None:
         have_one_form(hands, is_dry=self._is_dry)
-        hands.in_writer(Writer.export_quarantine)
         path = bench_path(hands, _FILE)
         discard(path)
         with workbench(hands, path) as bench, bench.transaction():

@@ -178,7 +178,6 @@ class Backfill:
 
     def _plan(self, hands: Hands, state: State, found: list[Candidate]) -> None:
         _check_room(hands, sum(file.size for file in found))
-        hands.in_writer(Writer.export_quarantine)
         path = bench_path(hands, self._name)
         discard(path)
         with workbench(hands, path) as bench, bench.transaction():
@@ -311,7 +310,12 @@ def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejecti
 
     Quarantine knows a line by file and offset. So one that the tailer has still to read is left to it, which may find
     it under another name; and one whose file has got another name since it was quarantined is known by its content.
+    What the tailer has read by now is in quarantine by now, under whatever name; what it had when this began is not
+    enough.
     """
+    passed = hands.in_writer(_passed)
+    with bench.transaction():
+        index_quarantine(bench, hands)
     lines = bench.con.execute(
         f"""SELECT number, CAST({REJECTION_KEY} AS VARCHAR) AS key, event_id
         FROM (SELECT *, rowid AS number, md5(raw) AS raw_md5 FROM bench.rejected)"""
@@ -334,7 +338,6 @@ def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejecti
         ).fetchall()
     finally:
         hands.con.unregister("rejected_lines")
-    passed = hands.in_writer(_passed)
     numbers = _without_strays(bench, [number for (number,) in rows], passed)
     for at in range(0, len(numbers), REJECTIONS_AT_ONCE):
         found = bench.rows(

@@ -22,8 +22,10 @@ from piper.upkeep import Hands
 _TABLES = (
     # What has been done: `reading`, then `comparing`.
     "CREATE TABLE bench.run (id VARCHAR, stage VARCHAR)",
-    # Spool files in the order of reading. limit_bytes: how far the tailer has taken them, NULL: all of it counts.
-    "CREATE TABLE bench.files (place BIGINT, path BLOB, size_bytes BIGINT, limit_bytes BIGINT, is_read BOOLEAN)",
+    # Spool files in the order of reading. taken: the tailer's checkpoint, NULL: all of it counts.
+    """CREATE TABLE bench.files (place BIGINT, path BLOB, size_bytes BIGINT,
+        taken STRUCT("offset" BIGINT, lines BIGINT, head BLOB, head_bytes BIGINT, guard BLOB, guard_bytes BIGINT),
+        is_read BOOLEAN)""",
     # What is in the quarantine files; key as in event_keys.
     """CREATE TABLE bench.quarantined (key UHUGEINT, file VARCHAR, day DATE, reason VARCHAR, source_file VARCHAR,
         source_offset BIGINT, raw_md5 VARCHAR)""",
