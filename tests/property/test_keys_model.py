@@ -73,13 +73,18 @@ class Manifest:
     def forget(self, values: Iterable[int]) -> set[int]:
         table = self.table(set(values))
         self.con.execute("BEGIN")
-        gone = self.keys.forget(self.con, table)
+        self.keys.forget(self.con, table)
         self.con.execute("COMMIT")
-        assert len(set(gone)) == len(gone)
-        return set(gone)
+        return self._values("gone_keys")
 
     def known(self) -> set[int]:
-        return set(self.keys.known(self.con, f"SELECT key FROM {self.table(UNIVERSE)}"))
+        self.keys.find_known(self.con, f"SELECT key FROM {self.table(UNIVERSE)}")
+        return self._values("known_keys")
+
+    def _values(self, table: str) -> set[int]:
+        values = [key for (key,) in self.con.execute(f"SELECT key FROM {table}").fetchall()]
+        assert len(set(values)) == len(values)
+        return set(values)
 
 
 some_keys = st.lists(st.sampled_from(UNIVERSE), max_size=14)
@@ -171,7 +176,7 @@ def test_a_run_that_is_missing_cut_off_or_altered_is_refused(tmp_path: Path, mon
     run.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
     manifest.open()
     with pytest.raises(ManifestDamagedError, match=run.name):
-        manifest.keys.known(manifest.con, "SELECT 5::UHUGEINT AS key")
+        manifest.keys.find_known(manifest.con, "SELECT 5::UHUGEINT AS key")
     manifest.con.close()
 
 

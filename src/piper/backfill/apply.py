@@ -6,7 +6,7 @@ compared again: an event is in silver once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 
@@ -17,7 +17,7 @@ from piper.backfill.compare import Changes, rows_of
 from piper.backfill.workbench import Workbench
 from piper.errors import PiperError
 from piper.silver.datasets import DATASETS, UNKNOWN_PARTITION, Dataset
-from piper.silver.release import Released, release
+from piper.silver.release import release
 from piper.silver.rewrite import Partition, Rewrite, partitions
 from piper.silver.store import Store
 from piper.upkeep import Hands
@@ -35,7 +35,7 @@ def apply(
 ) -> None:
     """Make the changes that `compare` found durable; `write` adds to the transaction. Raises ComeMeanwhileError."""
     fresh = bench.con.execute("SELECT event_id FROM bench.absent WHERE NOT is_known").to_arrow_table()
-    withdrawn = [event_id for (event_id,) in bench.rows("SELECT DISTINCT event_id FROM bench.withdrawn")]
+    withdrawn = bench.con.execute("SELECT DISTINCT event_id FROM bench.withdrawn").to_arrow_table()
     released = _released(bench, changes.day)
     rewrite = Rewrite.begin(hands.writer.store, hands.con)
     try:
@@ -55,9 +55,10 @@ def apply(
     hands.commit(rewrite, changed=sorted(changes.dates), also=also)
 
 
-def _released(bench: Workbench, day: date) -> list[Released]:
-    rows = bench.rows("SELECT DISTINCT key, file, day, reason FROM bench.passing WHERE event_date = ?", [day])
-    return [Released(*row) for row in rows]
+def _released(bench: Workbench, day: date) -> pa.Table:
+    return bench.con.execute(
+        "SELECT DISTINCT key::VARCHAR AS key, file, day, reason FROM bench.passing WHERE event_date = ?", [day]
+    ).to_arrow_table()
 
 
 def _take_out(bench: Workbench, hands: Hands, rewrite: Rewrite) -> None:
@@ -111,22 +112,23 @@ def _leaf(dataset: Dataset, day: date, kind: str | None) -> Partition:
     return Partition(dataset.name, day, directory, (), 0, 0)
 
 
-def _note_keys(store: Store, fresh: pa.Table, withdrawn: Sequence[str]) -> None:
+def _note_keys(store: Store, fresh: pa.Table, withdrawn: pa.Table) -> None:
     con, keys = store.con, store.keys
     if fresh.num_rows:
-        con.register("brought", fresh)
-        try:
-            con.execute("CREATE OR REPLACE TEMP TABLE brought_keys AS SELECT md5_number(event_id) AS key FROM brought")
-        finally:
-            con.unregister("brought")
+        _take_keys(con, fresh, "brought_keys")
         keys.drop_known(store.prepared, "brought_keys")
         left = con.execute("SELECT count(*) FROM brought_keys").fetchone()
         if left != (fresh.num_rows,):
             raise ComeMeanwhileError
         keys.add(store.prepared, "brought_keys")
-    if withdrawn:
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE withdrawn_keys AS SELECT DISTINCT md5_number(unnest(?::VARCHAR[])) AS key",
-            [withdrawn],
-        )
+    if withdrawn.num_rows:
+        _take_keys(con, withdrawn, "withdrawn_keys")
         keys.forget(con, "withdrawn_keys")
+
+
+def _take_keys(con: duckdb.DuckDBPyConnection, events: pa.Table, into: str) -> None:
+    con.register("these_events", events)
+    try:
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {into} AS SELECT md5_number(event_id) AS key FROM these_events")
+    finally:
+        con.unregister("these_events")

@@ -151,9 +151,7 @@ def _find_elsewhere(bench: Workbench, hands: Hands, changes: Changes, *, only_ad
         SELECT event_id, FALSE AS is_known FROM bench.new_events ANTI JOIN bench.old USING (event_id)"""
     )
     con.execute("CREATE OR REPLACE TABLE bench.elsewhere AS SELECT * FROM bench.old LIMIT 0")
-    known = _known(bench, hands)
-    if known:
-        con.execute("UPDATE bench.absent SET is_known = TRUE WHERE event_id IN (SELECT unnest(?::VARCHAR[]))", [known])
+    if _mark_known(bench, hands):
         for partition in partitions(hands.con):
             if partition.dataset == "events" and partition.event_date != changes.day:
                 columns = "event_id, event_date, source_offset, ingested_at_utc"
@@ -169,29 +167,34 @@ def _find_elsewhere(bench: Workbench, hands: Hands, changes: Changes, *, only_ad
         con.execute("DELETE FROM bench.elsewhere")
 
 
-def _known(bench: Workbench, hands: Hands) -> list[str]:
-    """Events of `absent` whose key is known: on another day, or pruned long ago. Raises InTailError."""
+def _mark_known(bench: Workbench, hands: Hands) -> bool:
+    """Mark the events of `absent` whose key is known: on another day, or pruned long ago. Raises InTailError.
+
+    Returns whether there are any. Tables go from engine to engine as they are: 20,000 of their values as Python objects
+    would keep every other thread, ingest among them, from running for seconds.
+    """
     absent = bench.con.execute("SELECT event_id FROM bench.absent").to_arrow_table()
     if not absent.num_rows:
-        return []
+        return False
     hands.con.register("absent", absent)
     try:
-        keys = hands.writer.store.keys.known(hands.con, "SELECT md5_number(event_id) AS key FROM absent")
-        rows = hands.con.execute(
-            "SELECT event_id FROM absent WHERE md5_number(event_id) IN (SELECT unnest(?::VARCHAR[])::UHUGEINT)",
-            [[str(key) for key in keys]],
-        ).fetchall()
-        known = [event_id for (event_id,) in rows]
-        if (
-            known
-            and hands.con.execute(
-                "SELECT 1 FROM events_tail WHERE event_id IN (SELECT unnest(?::VARCHAR[])) LIMIT 1", [known]
-            ).fetchone()
-        ):
+        hands.writer.store.keys.find_known(hands.con, "SELECT md5_number(event_id) AS key FROM absent")
+        known = hands.con.execute(
+            "SELECT event_id FROM absent WHERE md5_number(event_id) IN (SELECT key FROM known_keys)"
+        ).to_arrow_table()
+        in_tail = """SELECT 1 FROM ingest_manifest.main.events_tail
+            WHERE event_id IN (SELECT event_id FROM absent)
+                AND md5_number(event_id) IN (SELECT key FROM known_keys) LIMIT 1"""
+        if known.num_rows and hands.con.execute(in_tail).fetchone():
             raise InTailError
     finally:
         hands.con.unregister("absent")
-    return known
+    bench.con.register("known", known)
+    try:
+        bench.con.execute("UPDATE bench.absent SET is_known = TRUE WHERE event_id IN (SELECT event_id FROM known)")
+    finally:
+        bench.con.unregister("known")
+    return known.num_rows > 0
 
 
 def _find_rejected(bench: Workbench, changes: Changes, *, only_add: bool) -> None:

@@ -273,20 +273,23 @@ def parse_into(
                 FROM work.parsed AS p JOIN places USING (source_file) WHERE verdict IS NULL"""
             )
             insert_rejected(con, rejections)
-            if passing:
-                con.executemany("INSERT INTO bench.passing VALUES (?, ?, ?, ?, ?)", passing)
+            con.register("passing_now", passing)
+            con.execute("INSERT INTO bench.passing FROM passing_now")
             _mark(con, finished)
     finally:
         con.unregister("places")
+        con.unregister("passing_now")
 
 
-def _passing(bench: Workbench, lines: Lines) -> list[tuple[object, ...]]:
-    """The lines among the accepted ones that are in quarantine, by content and place."""
-    rows = bench.rows(
-        """SELECT line_index, raw_md5, key, file, day, reason, event_date
+def _passing(bench: Workbench, lines: Lines) -> pa.Table:
+    """The records of those accepted lines that are in quarantine, by content and place."""
+    found = bench.con.execute(
+        """SELECT line_index, raw_md5, key::VARCHAR AS key, file, day, reason, event_date
         FROM work.parsed JOIN bench.quarantined USING (source_file, source_offset) WHERE verdict IS NULL"""
-    )
-    return [tuple(record) for index, raw_md5, *record in rows if raw_md5 in _sums(lines.raw(index))]
+    ).to_arrow_table()
+    places = zip(found["line_index"].to_numpy(), found["raw_md5"].to_pylist(), strict=True)
+    same = [raw_md5 in _sums(lines.raw(int(index))) for index, raw_md5 in places]
+    return found.drop_columns(["line_index", "raw_md5"]).filter(pa.array(same, pa.bool_()))
 
 
 def _sums(raw: bytes) -> set[str]:

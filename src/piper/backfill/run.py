@@ -324,21 +324,19 @@ def _unknown_rejections(bench: Workbench, hands: Hands) -> Iterator[list[Rejecti
         return
     hands.con.register("rejected_lines", lines)
     try:
-        known = hands.writer.store.keys.known(
+        hands.writer.store.keys.find_known(
             hands.con,
             """SELECT key::UHUGEINT AS key FROM rejected_lines
             UNION ALL SELECT md5_number(event_id) FROM rejected_lines WHERE event_id IS NOT NULL""",
         )
-        rows = hands.con.execute(
+        unknown = hands.con.execute(
             """SELECT number FROM rejected_lines
-            WHERE key::UHUGEINT NOT IN (SELECT unnest($known::VARCHAR[])::UHUGEINT)
-                AND (event_id IS NULL OR md5_number(event_id) NOT IN (SELECT unnest($known::VARCHAR[])::UHUGEINT))
-            ORDER BY number""",
-            {"known": [str(key) for key in known]},
-        ).fetchall()
+            WHERE key::UHUGEINT NOT IN (SELECT key FROM known_keys)
+                AND (event_id IS NULL OR md5_number(event_id) NOT IN (SELECT key FROM known_keys))"""
+        ).to_arrow_table()
     finally:
         hands.con.unregister("rejected_lines")
-    numbers = _without_strays(bench, [number for (number,) in rows], passed)
+    numbers = _without_strays(bench, unknown, passed)
     for at in range(0, len(numbers), REJECTIONS_AT_ONCE):
         found = bench.rows(
             """SELECT reason, field, source_file, source_offset, source_line, raw, raw_bytes FROM bench.rejected
@@ -360,13 +358,14 @@ def _passed(writer: Writer) -> pa.Table:
     )
 
 
-def _without_strays(bench: Workbench, numbers: list[int], passed: pa.Table) -> list[int]:
+def _without_strays(bench: Workbench, unknown: pa.Table, passed: pa.Table) -> list[int]:
     """Of these rejected lines, those that the tailer has passed and that no record of another name stands for.
 
     A record that belongs to no line where it says so is of a file that was renamed: each stands for one line of the
     same content at the same offset.
     """
     bench.con.register("passed", passed)
+    bench.con.register("unknown_lines", unknown)
     try:
         rows = bench.rows(
             f"""WITH lines AS (SELECT *, rowid AS number, md5(raw) AS raw_md5 FROM bench.rejected),
@@ -378,12 +377,12 @@ def _without_strays(bench: Workbench, numbers: list[int], passed: pa.Table) -> l
                 SELECT number, source_offset, raw_md5,
                     row_number() OVER (PARTITION BY source_offset, raw_md5 ORDER BY number) AS turn
                 FROM lines JOIN passed USING (source_file)
-                WHERE source_offset < read_offset AND number IN (SELECT unnest(?::BIGINT[]))
+                WHERE source_offset < read_offset AND number IN (SELECT number FROM unknown_lines)
             )
             SELECT number FROM unknown LEFT JOIN strays USING (source_offset, raw_md5)
-            WHERE turn > coalesce(records, 0) ORDER BY number""",
-            [numbers],
+            WHERE turn > coalesce(records, 0) ORDER BY number"""
         )
     finally:
         bench.con.unregister("passed")
+        bench.con.unregister("unknown_lines")
     return [number for (number,) in rows]

@@ -61,7 +61,7 @@ class _Entry:
 class Keys:
     """The keys of one open manifest. `con` is its connection, or a cursor of it, throughout.
 
-    `drop_known`, `add`, `forget` run in the writer's thread, inside its transaction or before it; `known` in any.
+    `drop_known`, `add`, `forget` run in the writer's thread, inside its transaction or before it; `find_known` in any.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -111,27 +111,39 @@ class Keys:
                     WHERE {_WHOLE} NOT IN (SELECT key FROM forgotten_keys))"""
             )
 
-    def known(self, con: duckdb.DuckDBPyConnection, keys: str) -> list[int]:
-        """Those of `keys`, a SELECT with a column `key`, that are known. In any thread, outside a transaction."""
+    def find_known(self, con: duckdb.DuckDBPyConnection, keys: str) -> None:
+        """Make a temporary table `known_keys` of those of `keys`, a SELECT with a column `key`, that are known.
+
+        In any thread, outside a transaction.
+        """
         con.execute(f"CREATE OR REPLACE TEMP TABLE asked_keys AS SELECT DISTINCT key FROM ({keys})")
         while True:
             con.execute("BEGIN")  # the table and the runs as they are at one moment
             entries = _entries(con)
             try:
-                return self._known(con)
+                self._find_known(con)
+                con.execute("COMMIT")
             except ManifestDamagedError:
                 con.execute("ROLLBACK")
                 if _entries(con) == entries:
                     raise  # else a run was merged away before it was opened here
-            finally:
+            except BaseException:
                 with suppress(duckdb.Error):
-                    con.execute("ROLLBACK")  # nothing was changed
+                    con.execute("ROLLBACK")
+                raise
+            else:
+                return
 
-    def _known(self, con: duckdb.DuckDBPyConnection) -> list[int]:
-        known = con.execute("SELECT key FROM asked_keys SEMI JOIN event_keys USING (key)").fetchall()
+    def _find_known(self, con: duckdb.DuckDBPyConnection) -> None:
+        con.execute(
+            """CREATE OR REPLACE TEMP TABLE known_keys AS
+            SELECT key FROM asked_keys SEMI JOIN ingest_manifest.main.event_keys USING (key)"""
+        )
         with _Registered(con, self._in_runs(con, "asked_keys")) as old:
-            known += con.execute(f"SELECT key FROM {old} ANTI JOIN forgotten_keys USING (key)").fetchall()
-        return [key for (key,) in known]
+            con.execute(
+                f"""INSERT INTO known_keys
+                SELECT key FROM {old} ANTI JOIN ingest_manifest.main.forgotten_keys USING (key)"""
+            )
 
     def _in_runs(self, con: duckdb.DuckDBPyConnection | Prepared, table: str) -> Keys128:
         """The keys of `table` that are in any run, forgotten or not; each once."""
@@ -171,17 +183,22 @@ class Keys:
         prepared.execute(f"INSERT INTO event_keys SELECT key FROM {table} ANTI JOIN forgotten_keys USING (key)")
         prepared.execute(f"DELETE FROM forgotten_keys WHERE key IN (SELECT key FROM {table})")
 
-    def forget(self, con: duckdb.DuckDBPyConnection, table: str) -> list[int]:
+    def forget(self, con: duckdb.DuckDBPyConnection, table: str) -> None:
         """From now on, the keys of `table`, each there once, are not known. Inside the caller's transaction.
 
-        Returns those that were.
+        Makes a temporary table `gone_keys` of those that were.
         """
-        gone = con.execute(f"SELECT key FROM {table} SEMI JOIN event_keys USING (key)").fetchall()
-        con.execute(f"DELETE FROM event_keys WHERE key IN (SELECT key FROM {table})")
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE gone_keys AS SELECT key FROM {table} SEMI JOIN event_keys USING (key)"
+        )
+        con.execute("DELETE FROM event_keys WHERE key IN (SELECT key FROM gone_keys)")
         with _Registered(con, self._in_runs(con, table)) as old:
-            gone += con.execute(f"SELECT key FROM {old} ANTI JOIN forgotten_keys USING (key)").fetchall()
-            con.execute(f"INSERT INTO forgotten_keys SELECT key FROM {old} ANTI JOIN forgotten_keys USING (key)")
-        return [key for (key,) in gone]
+            con.execute(
+                f"""CREATE OR REPLACE TEMP TABLE gone_long_ago AS
+                SELECT key FROM {old} ANTI JOIN forgotten_keys USING (key)"""
+            )
+        con.execute("INSERT INTO forgotten_keys FROM gone_long_ago")
+        con.execute("INSERT INTO gone_keys FROM gone_long_ago")
 
     # ---- spilling and merging ------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date
 
 import duckdb
@@ -31,37 +30,38 @@ PURGE = "purge_quarantine_file"
 """Key in manifest_meta of a file that may hold records of released lines; its path, relative to the quarantine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
-    """A line that leaves: its key (silver/keys.py), the file of its record, the day and reason of its quarantine."""
+def release(store: Store, lines: pa.Table, seq: int) -> int:
+    """Step 1, inside the caller's transaction of commit `seq`; returns how many were in quarantine until now.
 
-    key: int
-    file: str
-    day: date
-    reason: str
-
-
-def release(store: Store, lines: Sequence[Released], seq: int) -> int:
-    """Step 1, inside the caller's transaction of commit `seq`; returns how many were in quarantine until now."""
-    if not lines:
+    `lines`: the key of each (silver/keys.py; as text), the `file` of its record, the `day` and `reason` of its
+    quarantine.
+    """
+    if not lines.num_rows:
         return 0
     con = store.con
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE released_keys AS SELECT DISTINCT unnest(?::VARCHAR[])::UHUGEINT AS key",
-        [[str(line.key) for line in lines]],
-    )
-    held = set(store.keys.forget(con, "released_keys"))
-    left = {line.key: line for line in lines if line.key in held}
-    for (day, reason), count in Counter((line.day, line.reason) for line in left.values()).items():
+    con.register("leaving", lines)
+    try:
+        con.execute(
+            """CREATE OR REPLACE TEMP TABLE released_keys AS
+            SELECT key::UHUGEINT AS key, any_value(file) AS file, any_value(day) AS day, any_value(reason) AS reason
+            FROM leaving GROUP BY ALL"""
+        )
+    finally:
+        con.unregister("leaving")
+    store.keys.forget(con, "released_keys")
+    con.execute("DELETE FROM released_keys WHERE key NOT IN (SELECT key FROM gone_keys)")
+    counted = con.execute("SELECT day, reason, count(*) FROM released_keys GROUP BY ALL ORDER BY ALL").fetchall()
+    days = Counter[date]()
+    for day, reason, count in counted:
         con.execute(
             """UPDATE quarantine_counts SET lines = greatest(0, lines - ?) WHERE quarantine_date = ? AND reason = ?""",
             [count, day, reason],
         )
-    days = Counter(line.day for line in left.values())
+        days[day] += count
     note_changed(store.prepared, {day: (-count, 0) for day, count in days.items()}, seq)
-    con.execute("UPDATE progress SET quarantined = greatest(0, quarantined - ?)", [len(left)])
-    _note_files(con, {line.file for line in left.values()})
-    return len(left)
+    con.execute("UPDATE progress SET quarantined = greatest(0, quarantined - ?)", [days.total()])
+    _note_files(con, [file for (file,) in con.execute("SELECT DISTINCT file FROM released_keys").fetchall()])
+    return days.total()
 
 
 def _note_files(con: duckdb.DuckDBPyConnection, files: Iterable[str]) -> None:
