@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from tests.support.spool_run import NOW, Row, SpoolRun, spool_run
 
+from piper.events import parse
 from piper.events.quarantine import Reason, record_line
 from piper.events.registry import EVENT_TYPES, PUBLISH_KINDS
+from piper.spool.identity import Source
+from piper.spool.turn import Span
 
 Event = dict[str, Any]
 LIMIT = 2000
@@ -382,3 +387,22 @@ def test_a_run_of_bad_lines_costs_each_of_them_only(tmp_path: Path) -> None:
         records = run.quarantined()
         assert len(records) == len({record["source_line"] for record in records}) == 16_000
         assert all(base64.b64decode(r["raw_base64"]) == lines[r["source_line"] - 1] for r in records)
+
+
+LAX = re.compile(rb"[:,\[ \t\r\n-](n[an]n|i[an]f)|[, \t\r][}\]]", re.IGNORECASE)
+"""A little more than what is lax: the second letter is looked at for both words alike."""
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 7, 64, 1 << 17])
+def test_lines_that_may_be_lax_are_found_wherever_a_block_ends(
+    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parse, "_BLOCK_BYTES", block_bytes)
+    random = Random(block_bytes)
+    texts = [bytes(random.choices(b'nNaAiIfF:, -"}]x\t', k=random.randint(0, 12))) + b"\n" for _ in range(500)]
+    data = b"".join(texts)
+    source = Source(path=b"h/u/a.jsonl", device=0, inode=0)
+    found = parse.suspicious_lines(parse.split([Span(source, 0, 1, len(texts), data)]))
+    wanted = [number == 0 or bool(LAX.search(b"\n" + text)) for number, text in enumerate(texts)]
+    assert found.tolist() == wanted
+    assert 0 < sum(wanted) < len(texts)

@@ -39,6 +39,8 @@ SOURCES_AT_ONCE = 4096
 """Rows of the manifest that are fetched together."""
 T = TypeVar("T")
 
+CHECKPOINT_THRESHOLD = "1GB"
+"""Of the log since the last checkpoint: more than a batch or a full tail ever is."""
 NAMELESS_HOLDER_SECONDS = 2.0
 """How long opening waits for a process that holds the lock and has not written that it is a writer."""
 
@@ -244,6 +246,9 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         # Of a new manifest. Each of the hundreds of columns of the tail tables holds a block in memory, however few its
         # rows; DuckDB's own are of 256 KiB.
         "default_block_size": "16384",
+        # Commits make one when the log is so long, of `work` in memory as well, where it only rewrites the rows of the
+        # batch under way. Every seal makes one of the manifest (silver/commit.py), and the tail is never so large.
+        "checkpoint_threshold": CHECKPOINT_THRESHOLD,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
