@@ -7,6 +7,8 @@ laxity      finding lines where DuckDB's JSON reader may be laxer than RFC 8259,
             classes against one regular expression a line
 one_core    CPU of writing 100,000 simulated events into their partitions as Parquet: one DuckDB thread against two
 snapshot    CPU of writing 20,000 such rows as a DuckDB file: the encodings that piper leaves on, against all of them
+checkpoint  CPU of parsing 100,000 simulated lines in slices, as piper's Parser does: no checkpoint of the database in
+            memory that holds them, against one whenever a commit has brought its log to DuckDB's 16 MB
 rmdir       removing a tree of 160 directories that were fsynced, against one directory
 
 Each number is the median of five; a ratio below 1 is what piper's way costs of the other one.
@@ -22,13 +24,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from piper.demo.simulate import SimulateOptions, simulate
-from piper.events.parse import split, suspicious_lines
+from piper.events.parse import Parser, split, suspicious_lines
 from piper.files import fsync_path
 from piper.silver.datasets import MACROS
 from piper.spool.identity import Source
@@ -125,6 +129,33 @@ def snapshot(spool: Path, work: Path) -> float:
     return cost(write, time.process_time) / everything
 
 
+def checkpoint(spool: Path) -> float:
+    slices = []
+    for file in sorted(spool.glob("*/*/*.jsonl")):
+        data = file.read_bytes()
+        slices.append(split([Span(Source(b"h/u/x.jsonl", 0, 0), 0, 1, data.count(b"\n"), data)]))
+    now = datetime.now(UTC).replace(tzinfo=None)
+
+    def parse(threshold: str) -> float:
+        con = duckdb.connect(config={"threads": 1, "checkpoint_threshold": threshold})
+        con.execute("ATTACH ':memory:' AS work")
+        for macro in MACROS:
+            con.execute(macro)
+        cursor = con.cursor()
+        for one in (con, cursor):
+            one.execute("SET search_path = 'work'")
+        with closing(Parser(con, [cursor], line_bytes_max=1 << 20, sample_bytes=1024)) as parser:
+
+            def batch() -> None:
+                parser.begin()
+                for lines in slices:
+                    parser.add(lines, now).result()
+
+            return cost(batch, time.process_time)
+
+    return parse("1GB") / parse("16MB")
+
+
 def rmdir(work: Path) -> float:
     def remove(count: int) -> float:
         def made() -> Path:
@@ -159,13 +190,14 @@ def main() -> None:
             "laxity": laxity(spool),
             "one_core": one_core(spool, work),
             "snapshot": snapshot(spool, work),
+            "checkpoint": checkpoint(spool),
             "rmdir": rmdir(work),
         }
     if arguments.json:
         print(json.dumps(ratios))
         return
     for choice, ratio in ratios.items():
-        print(f"{choice:10} {ratio:6.3f}")
+        print(f"{choice:11} {ratio:6.3f}")
 
 
 if __name__ == "__main__":
