@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 from tests.support import gold_reference as raw
@@ -275,9 +276,21 @@ def _json_text(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_json_text, value)) + "]"
     if isinstance(value, JsonFloat):
-        return repr(float(value)) if math.isfinite(value) else value.text
+        return _double(value) if math.isfinite(value) else value.text
     # Control characters are escaped in capitals by DuckDB, in small letters by json.
     return _CONTROL.sub(lambda found: found[1] + found[2].upper(), json.dumps(value, ensure_ascii=False))
+
+
+def _double(value: float) -> str:
+    """The shortest digits that give it again, spelled as ECMAScript does (and a whole number with .0)."""
+    sign, digits, exponent = Decimal(repr(float(value))).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    point = len(digits) + exponent
+    if -6 < point <= 21 or not value:
+        text = f"{Decimal((sign, digits, exponent)):f}"
+        return text if "." in text else text + ".0"
+    first, *rest = map(str, digits)
+    return "-" * sign + first + ("." + "".join(rest) if rest else "") + f"e{point - 1}"
 
 
 DATASET_OF = {
