@@ -43,7 +43,7 @@ from piper.demo.lines import encode, record  # noqa: E402
 from piper.demo.process import DaemonProcess  # noqa: E402
 from piper.demo.simulate import SimulateOptions, simulate  # noqa: E402
 from piper.oneshot import open_writer  # noqa: E402
-from piper.settings import load_settings  # noqa: E402
+from piper.settings_sources import load_settings  # noqa: E402
 from piper.silver.rewrite import Rewrite, partitions  # noqa: E402
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from piper.demo.events import Studio
 from piper.demo.lines import Origin, encode, record
 from piper.ops.metrics import Metrics
 from piper.prepared import Prepared
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 from piper.writer import Writer
 
 WRITERS = 50

@@ -37,7 +37,8 @@ import structlog
 from piper.demo.simulate import SimulateOptions, simulate
 from piper.ops.metrics import Metrics
 from piper.publish.tail import TailPublisher
-from piper.settings import Settings, load_settings
+from piper.settings import Settings
+from piper.settings_sources import load_settings
 from piper.silver.hidden import forget_hidden
 from piper.silver.rewrite import Partition, partitions
 from piper.writer import Writer
@@ -116,7 +117,7 @@ def state(settings: Settings) -> dict[str, float]:
     """Chunks, bytes an event, and query times."""
     with open_writer(settings) as writer:
         now = writer.clock.now()
-        forget_hidden(writer.store, published_seq=writer.published_seq, now=now, after=timedelta(0))
+        forget_hidden(writer.store, published_seq=writer.warehouse.published_seq, now=now, after=timedelta(0))
         writer.publish()
         found = partitions(writer.store.con)
     events = sum(partition.rows for partition in found if partition.dataset == "events")

@@ -41,7 +41,7 @@ from tests.support.reader_engine import reader_environment, reader_site  # noqa:
 from piper.demo.events import Studio  # noqa: E402
 from piper.demo.lines import Origin, encode, record  # noqa: E402
 from piper.demo.process import DaemonProcess  # noqa: E402
-from piper.settings import load_settings  # noqa: E402
+from piper.settings_sources import load_settings  # noqa: E402
 
 POLL_SECONDS = 0.05
 FLUSH_SECONDS = 1.0

@@ -46,7 +46,8 @@ from piper.layout import Layout
 from piper.ops.logging import configure_logging
 from piper.ops.metrics import Metrics
 from piper.publish.snapshots import publish_gold
-from piper.settings import Settings, load_settings
+from piper.settings import Settings
+from piper.settings_sources import load_settings
 from piper.writer import Writer
 
 REPOSITORY = Path(__file__).resolve().parents[1]

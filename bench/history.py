@@ -45,7 +45,8 @@ from piper.demo.events import Studio  # noqa: E402
 from piper.demo.lines import Origin, encode, record  # noqa: E402
 from piper.demo.process import DaemonProcess  # noqa: E402
 from piper.ops.metrics import Metrics  # noqa: E402
-from piper.settings import Settings, load_settings  # noqa: E402
+from piper.settings import Settings  # noqa: E402
+from piper.settings_sources import load_settings  # noqa: E402
 from piper.silver.commit import commit  # noqa: E402
 from piper.spool.tail import Batch  # noqa: E402
 from piper.writer import Writer  # noqa: E402

@@ -29,7 +29,7 @@ import structlog
 from piper.demo.simulate import SimulateOptions, simulate
 from piper.ops.metrics import Metrics
 from piper.privacy import clean_up, rewrite_history
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 from piper.silver.masking import SEARCH_PAUSE
 from piper.upkeep import Hands
 from piper.writer import Clock, Writer

@@ -53,7 +53,7 @@ from tests.support.reader_engine import reader_environment, reader_site  # noqa:
 from piper.demo.process import CODE, DaemonProcess  # noqa: E402
 from piper.layout import Layout  # noqa: E402
 from piper.publish.catalog import silver_view_sql  # noqa: E402
-from piper.settings import load_settings  # noqa: E402
+from piper.settings_sources import load_settings  # noqa: E402
 from piper.silver.datasets import DATASETS  # noqa: E402
 
 START_SECONDS = 180.0

@@ -29,13 +29,13 @@ sys.path.insert(0, str(REPOSITORY))
 
 from bench.throughput import make_spool  # noqa: E402
 
-from piper import cli, writer  # noqa: E402
+from piper import cli, intake, writer  # noqa: E402
 from piper.silver import commit  # noqa: E402
 
 STAGES: dict[str, tuple[Any, str]] = {
     "open": (writer.Writer, "open"),
-    "parse": (writer.Writer, "_gather"),
-    "  read": (writer.Writer, "_read_slice"),
+    "parse": (intake.Intake, "gather"),
+    "  read": (intake.Intake, "_next_slice"),
     "commit": (writer.Writer, "_commit"),
     "  dedupe": (commit, "keep_first"),
     "  chunks": (commit, "stage_chunks"),

@@ -16,6 +16,7 @@ import duckdb
 
 from piper.errors import PiperError
 from piper.hours import Hours
+from piper.ops.storage import chunk_counts, hidden_chunks
 from piper.silver.compact import Merge, all_merges, crowded, due_merges
 from piper.silver.rewrite import Rewrite
 from piper.upkeep import Hands
@@ -78,7 +79,7 @@ class Compaction:
     def merge_due(self, hands: Hands, hours: Hours | None) -> Compacted:
         """Merge some of what is due now; `hours` are those of compaction, None: never."""
         writer = hands.writer
-        if hours is None or writer.store.rewrite_lock.locked() or writer.hidden_chunks(hands.con) >= HIDDEN_MAX:
+        if hours is None or writer.store.rewrite_lock.locked() or hidden_chunks(hands.con) >= HIDDEN_MAX:
             return Compacted()
         now = writer.clock.now()
         local = now.replace(tzinfo=UTC).astimezone()
@@ -154,7 +155,7 @@ def merge_some(hands: Hands, merges: Sequence[Merge]) -> Compacted:
     hands.commit(rewrite)
     metrics = hands.writer.metrics
     metrics.compacted(done.chunks_before, done.chunks_after, done.rows, time.monotonic() - started)
-    metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
+    metrics.chunks_counted(chunk_counts(hands.con))
     return done
 
 

@@ -41,10 +41,12 @@ from piper.ops.http import MetricsServer
 from piper.ops.jobs import Jobs
 from piper.ops.logging import RunLog, close_run_log, configure_logging, set_level
 from piper.ops.metrics import Metrics
+from piper.ops.storage import chunk_counts
 from piper.ops.systemd import Notifier, describe, pulse
 from piper.outlet import Outlet, in_words
 from piper.reload import Reloader
-from piper.settings import LoadedSettings, Settings
+from piper.settings import Settings
+from piper.settings_sources import LoadedSettings
 from piper.spool.watch import changed_paths
 from piper.upkeep import Upkeep
 from piper.writer import Writer
@@ -225,7 +227,7 @@ class Daemon:
             writer.adopt(self.settings)
         self._gold_cursor = writer.store.cursor()
         self.upkeep.open(writer)
-        self.metrics.chunks_counted(writer.chunk_counts())
+        self.metrics.chunks_counted(chunk_counts(writer.store.con))
         self._lookout.begin_anew()
         self._outlet.publish_soon()
         self.health.set_ready("manifest_open")

@@ -88,7 +88,7 @@ def forget(hands: Hands) -> bool:
     done = put_away(
         writer.store,
         hands.con,
-        published_seq=writer.published_seq,
+        published_seq=writer.warehouse.published_seq,
         now=writer.clock.now(),
         at_most=FORGET_CHUNKS_MAX,
     )

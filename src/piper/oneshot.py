@@ -21,7 +21,8 @@ from piper.compaction import CompactionRun
 from piper.duties import after_a_pass, forget
 from piper.errors import PiperError, WriterLockedError
 from piper.layout import Layout
-from piper.ops.metrics import GOLD_MODELS, Metrics
+from piper.ops.metric_list import GOLD_MODELS
+from piper.ops.metrics import Metrics
 from piper.ops.rejected import Only
 from piper.privacy import finish_now
 from piper.repair import Repair
@@ -340,7 +341,7 @@ def materialize(settings: Settings, models: Sequence[str] | None) -> Materialize
     started = time.monotonic()
     with open_writer(settings, "piper materialize") as writer:
         chosen = list(GOLD_MODELS) if models is None else list(models)
-        writer.prepare_warehouse(force_catalog=True)
+        writer.warehouse.prepare(force_catalog=True)
         writer.refresh_gold(writer.store.cursor(), rebuild=True, models=chosen)
         failed = failed_models(writer.metrics)
         done = [name for name in chosen if name not in failed]

@@ -15,6 +15,7 @@ import structlog
 from piper.layout import Layout
 from piper.ops.health import Health
 from piper.ops.metrics import Metrics
+from piper.ops.storage import hidden_chunks, storage_bytes
 from piper.silver.store import explain
 from piper.writer import Writer
 
@@ -85,7 +86,7 @@ class Outlet:
     def _mend(self, writer: Writer) -> None:
         """Readers need files that nobody but piper should touch, and somebody has. Ingest goes on in any case."""
         try:
-            lost = writer.mend_warehouse()
+            lost = writer.warehouse.mend()
         except (OSError, duckdb.Error) as error:
             self._publish_failed(writer, error)
             return
@@ -95,9 +96,9 @@ class Outlet:
             self._on_gold_lost()
 
     def _keep_house(self, writer: Writer) -> None:
-        self._metrics.storage(writer.storage_bytes())
-        self._metrics.hidden_chunks(writer.hidden_chunks())
-        writer.tidy()  # also when nothing new is published: they may show what was masked since
+        self._metrics.storage(storage_bytes(writer.store))
+        self._metrics.hidden_chunks(hidden_chunks(writer.store.con))
+        writer.warehouse.tidy()  # also when nothing new is published: they may show what was masked since
         usage = shutil.disk_usage(self._layout.data_root)
         self._metrics.disk(usage.free, usage.total)
         if self._layout.state.stat().st_dev != self._layout.data_root.stat().st_dev:

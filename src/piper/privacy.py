@@ -100,7 +100,7 @@ def clean_up(hands: Hands, *, grace: timedelta = GRACE) -> bool:
     """
     writer, con = hands.writer, hands.con
     state = read_state(con)
-    if state is None or state.switched_seq is None or writer.published_seq < state.switched_seq:
+    if state is None or state.switched_seq is None or writer.warehouse.published_seq < state.switched_seq:
         return False
     if not state.is_gold_clean:
         _clean_gold(hands, state)
@@ -109,7 +109,7 @@ def clean_up(hands: Hands, *, grace: timedelta = GRACE) -> bool:
     if writer.clock.now() - state.cleaned_from < grace:
         return False
     hidden = put_away(writer.store, con, published_seq=state.switched_seq, now=writer.clock.now(), after=grace)
-    hands.in_writer(lambda writer: writer.tidy(older_than=grace.total_seconds()))
+    hands.in_writer(lambda writer: writer.warehouse.tidy(older_than=grace.total_seconds()))
     if hidden.waiting:  # for the queries that have listed them
         hands.in_writer(lambda writer: forget_deleted(writer.store, hidden.deleted))
         return bool(hidden)
@@ -284,7 +284,7 @@ def _clean_gold(hands: Hands, state: MaskingState) -> None:
     def swap(writer: Writer) -> None:
         put_in_place(writer.store.con, store.layout.gold_state)
         failpoint("masking.gold_swapped")
-        writer.publish_gold(writer.store.con)
+        writer.warehouse.publish_gold(writer.store.con)
         writer.store.con.execute("UPDATE masking SET is_gold_clean = TRUE, cleaned_from_utc = ?", [writer.clock.now()])
 
     hands.in_writer(swap)

@@ -19,7 +19,8 @@ import structlog
 
 from piper.errors import PiperError
 from piper.ops.systemd import Notifier
-from piper.settings import LoadedSettings, Settings, setting_rows
+from piper.settings import Settings
+from piper.settings_sources import LoadedSettings, setting_rows
 
 RELOADABLE: Final = (
     "watch.poll_seconds",

@@ -35,6 +35,7 @@ from piper.errors import DataRootError, PiperError
 from piper.events.registry import EVENT_TYPES
 from piper.failpoints import failpoint
 from piper.files import sql_literal
+from piper.ops.storage import chunk_counts
 from piper.silver.commit import note_changed
 from piper.silver.datasets import DATASETS, MACROS, Dataset, projection_sql
 from piper.silver.rewrite import Partition, Rewrite, partitions
@@ -262,7 +263,7 @@ class Repair:
         state.is_finished = True
         self._note(hands, state, changed=days)
         metrics = hands.writer.metrics
-        metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
+        metrics.chunks_counted(chunk_counts(hands.con))
         metrics.broken_chunks(0)
         told = {name: value for name, value in state.summary().items() if isinstance(value, int)}
         _log.warning("repair_finished", chunks=len(state.chunks), **told)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from piper.errors import PiperError
 from piper.failpoints import failpoint
+from piper.ops.storage import chunk_counts
 from piper.settings import Retention
 from piper.silver.rewrite import Rewrite, partitions
 from piper.upkeep import Hands
@@ -50,7 +51,7 @@ class Pruned:
 
 
 def prune(hands: Hands, retention: Retention, *, dry_run: bool = False) -> dict[str, Pruned]:
-    """Delete what is due, by kind of `ops.metrics.PRUNED`. No gold refresh may be under way.
+    """Delete what is due, by kind of `ops.metric_list.PRUNED`. No gold refresh may be under way.
 
     Raises PiperError when gold cannot be brought up to date: silver then keeps what it has.
     """
@@ -98,7 +99,7 @@ def _prune_silver(hands: Hands, before: date | None, dry_run: bool) -> Pruned:
         rewrite.abandon()
         raise
     hands.commit(rewrite)
-    hands.writer.metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
+    hands.writer.metrics.chunks_counted(chunk_counts(hands.con))
     return pruned
 
 

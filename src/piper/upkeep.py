@@ -164,7 +164,7 @@ class Duty:
     """Something to be done again and again."""
 
     name: str
-    """One of `ops.metrics.DUTIES`."""
+    """One of `ops.metric_list.DUTIES`."""
     seconds: float
     """How long after a step that found nothing to do."""
     step: Callable[[Hands], bool]

@@ -7,49 +7,34 @@ writer must be opened anew (`Writer.open`): the manifest alone knows what became
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from piper.events.parse import Lines, Parser, split
-from piper.events.quarantine import Rejection, rejection_of
-from piper.gold.models import load_models
+from piper.events.quarantine import Rejection
 from piper.gold.refresh import GoldStore
 from piper.gold.spool import WithSpool
+from piper.intake import Intake
 from piper.ops.metrics import Metrics
 from piper.ops.pace import Pace
-from piper.publish.catalog import write_catalog, write_empty_chunks
-from piper.publish.snapshots import GENERATION_SECONDS, Identity, identity, publish_gold
-from piper.publish.tail import TailPublisher
+from piper.publish.warehouse import Warehouse
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit, create_work_tables
-from piper.silver.datasets import DATASETS
 from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.release import purge_released
-from piper.silver.segments import segments_in
 from piper.silver.store import Store, explain
 from piper.spool.hosts import SpoolHost, SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
 
-SLICE_BYTES = 16 * 1024 * 1024
-"""Bytes that are parsed at a time; a batch is one or more slices."""
 TURN_BYTES = 4 * 1024 * 1024
 """Bytes that one file gets before every other file with news had its turn."""
-LONG_LINE_BYTES = 16 * 1024
-LONG_LINES_BYTES_MAX = 32 * 1024 * 1024
-"""Bytes of a batch in lines over LONG_LINE_BYTES: DuckDB holds each of their values several times over."""
 TAIL_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of lines that make the tail be sealed, few as its rows may be: its segments are merged in memory."""
 
@@ -107,12 +92,7 @@ class Writer:
             vanished_days=settings.retention.source_days,
             progress=progress,
         )
-        self._parser = Parser(
-            store.con,
-            [store.cursor() for _ in range(settings.duckdb.threads or os.cpu_count() or 1)],
-            line_bytes_max=settings.ingest.line_bytes_max,
-            sample_bytes=SAMPLE_BYTES,
-        )
+        self._intake = Intake(settings, store, self.tailer)
         create_work_tables(store.con)
         self.gold = GoldStore.open(
             store.con,
@@ -128,15 +108,12 @@ class Writer:
         self._progress = progress
         self.pace = Pace(clock.monotonic)
         self._tail_rows, self._tail_bytes = store.tail_rows(), store.tail_bytes()
-        self._long_bytes = 0
         self._tail_since = clock.monotonic() if self._tail_rows else None
-        self._tail = TailPublisher(store.layout, clock.monotonic)
-        self._published_seq = -1
-        self._gold_is_published = True
-        self._published: dict[str, Identity | None] = {}
-        """The files that readers open, as they were swapped in."""
-        self._swapping = threading.Lock()
-        """Held while gold or the catalog, which other threads write, is swapped in and noted."""
+        self.warehouse = Warehouse(
+            store,
+            clock.monotonic,
+            on_published=lambda seconds: metrics.published(seconds, tail_rows=self._tail_rows),
+        )
 
     @classmethod
     def open(
@@ -157,7 +134,7 @@ class Writer:
         try:
             writer = cls(settings, store, metrics, clock or Clock(), progress)
             try:
-                writer.prepare_warehouse()
+                writer.warehouse.prepare()
             except (duckdb.Error, OSError) as error:
                 if not (again and str(store.layout.warehouse) in str(error)):
                     raise  # else readers have what was there, and `mend_warehouse` tries again
@@ -173,7 +150,7 @@ class Writer:
     def close(self) -> None:
         """Release the data root. What is committed is durable; what is not is read again next time."""
         try:
-            self._parser.close()
+            self._intake.close()
         finally:
             self.store.close()
 
@@ -181,7 +158,7 @@ class Writer:
         """Go on with `settings`, which differ in `reload.RELOADABLE` keys only. Or raises duckdb.Error."""
         if settings.duckdb.memory_limit != self.settings.duckdb.memory_limit:
             self.store.con.execute(f"SET memory_limit = '{settings.duckdb.memory_limit}'")
-        self.settings = settings
+        self.settings = self._intake.settings = settings
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
@@ -202,14 +179,19 @@ class Writer:
         What became known of files without reading any (renames, doubts, kept fragments) is written as well. After
         `seconds` no further slice is begun. `look` is called before each: what it finds new comes into this batch.
         """
-        batch, rejections = self._gather(seconds, look)
+        gathered = self._intake.gather(self.clock.now, seconds=seconds, look=look)
+        batch = gathered.batch
         if not batch:
             self._report_observed()
             return None
+        if batch.lines:
+            self.masking.look(batch.checkpoints)
+            self.metrics.batch_read(batch.bytes, batch.lines, gathered.read_seconds)
+            self.metrics.batch_parsed(batch.lines, len(gathered.rejections), gathered.seconds)
         started = time.perf_counter()
         seal = self._tail_rows + batch.lines >= self.settings.ingest.seal_events_max
         seal = seal or self._tail_bytes + batch.bytes >= TAIL_BYTES_MAX
-        done = self._commit(batch, rejections, seal=seal or self.tail_is_old)
+        done = self._commit(batch, gathered.rejections, seal=seal or self.tail_is_old)
         self._count(batch, done, time.perf_counter() - started)
         return done
 
@@ -232,30 +214,11 @@ class Writer:
     @property
     def has_news(self) -> bool:
         """Whether something is committed that is not published."""
-        return self.store.progress().commit_seq != self._published_seq
-
-    @property
-    def published_seq(self) -> int:
-        """The commit that readers see; -1 before the first publish of this process."""
-        return self._published_seq
+        return self.store.progress().commit_seq != self.warehouse.published_seq
 
     def publish(self) -> bool:
         """Have readers see all that is committed if there is news; returns whether there was."""
-        progress = self.store.progress()
-        if progress.commit_seq == self._published_seq:
-            return False
-        started = time.perf_counter()
-        self.store.check_ground()
-        self._tail.publish(self.store.con, progress)
-        self._published_seq = progress.commit_seq
-        self.metrics.published(time.perf_counter() - started, tail_rows=self._tail_rows)
-        return True
-
-    def tidy(self, *, older_than: float = GENERATION_SECONDS) -> None:
-        """Delete what readers saw before, once they have not needed it for so many seconds; miss what they need now."""
-        self._tail.tidy(older_than=older_than)
-        if not self._tail.is_whole():  # deleted by hand: the next publish makes it anew
-            self._published_seq = -1
+        return self.warehouse.publish()
 
     def export_quarantine(self) -> int:
         """Append pending rejections to the quarantine files, and take released ones out; returns how many came."""
@@ -287,7 +250,7 @@ class Writer:
         swapped in by the next call.
         """
         run = self.gold.rebuild if rebuild else self.gold.refresh
-        was_published, self._gold_is_published = self._gold_is_published, False
+        was_published, self.warehouse.gold_is_published = self.warehouse.gold_is_published, False
         report = run(
             con,
             WithSpool(self.relations, in_writer(self._spool_hosts)),
@@ -296,93 +259,19 @@ class Writer:
                 outcome.name, outcome.seconds, outcome.error is None, error=str(outcome.error or "")
             ),
         )
-        self._gold_is_published = was_published and not report.models
-        if not self._gold_is_published:
-            if self._published_seq < self.store.progress(con).commit_seq:
+        self.warehouse.gold_is_published = was_published and not report.models
+        if not self.warehouse.gold_is_published:
+            if self.warehouse.published_seq < self.store.progress(con).commit_seq:
                 in_writer(self.publish)
-            self.publish_gold(con)
-            self._gold_is_published = True
+            self.warehouse.publish_gold(con)
+            self.warehouse.gold_is_published = True
         asked = {model.name for model in self.gold.models} if models is None else set(models)
         self.metrics.gold_current(asked - report.failed.keys())
         return bool(report.models)
 
-    def publish_gold(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Swap in gold as it is. Any thread, with a connection of its own and no transaction of gold under way."""
-        with self._swapping:
-            self.store.check_ground()
-            publish_gold(con, self.store.layout)
-            self._published["gold"] = identity(self.store.layout.gold)
-
-    def storage_bytes(self) -> dict[str, int]:
-        """Bytes on disk by kind, from the manifest and a few `stat` calls, never from walking the tree."""
-        layout, con = self.store.layout, self.store.con
-        silver = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM chunks").fetchone()
-        quarantine = con.execute("SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM quarantine_files").fetchone()
-        return {
-            "state": sum(entry.stat().st_size for entry in layout.state.iterdir() if entry.is_file())
-            + self.store.keys.size_bytes(con),
-            "tail": sum(map(_size, segments_in(layout.tail))),
-            "gold": _size(layout.gold),
-            "silver": silver[0] if silver else 0,
-            "quarantine": quarantine[0] if quarantine else 0,
-        }
-
-    def chunk_counts(self, con: duckdb.DuckDBPyConnection | None = None) -> dict[str, int]:
-        """Sealed chunks by dataset; `con` is another thread's cursor."""
-        rows = (con or self.store.con).execute("SELECT dataset, count(*) FROM chunks GROUP BY dataset").fetchall()
-        return dict.fromkeys(DATASETS, 0) | dict(rows)
-
-    def hidden_chunks(self, con: duckdb.DuckDBPyConnection | None = None) -> int:
-        """Chunks that are hidden from readers and not deleted yet; `con` is another thread's cursor."""
-        row = (con or self.store.con).execute("SELECT count(*) FROM hidden_chunks").fetchone()
-        return int(row[0]) if row else 0
-
     def report_privacy(self) -> None:
         """Tell the metrics whether history has the form that `privacy.mask_users` asks for."""
         self.metrics.privacy(is_pending=not self.masking.state.is_done)
-
-    def prepare_warehouse(self, *, force_catalog: bool = False) -> None:
-        """Make every file that the views name, then the catalog where it is missing or of another version."""
-        layout = self.store.layout
-        write_empty_chunks(self.store.con, layout)
-        self.publish()
-        self.publish_gold(self.store.con)
-        self.rewrite_catalog(force=force_catalog)
-
-    def rewrite_catalog(self, *, force: bool = True) -> bool:
-        """Write the catalog's views; without `force` only where they are missing or of another version. Any thread."""
-        columns = {model.name: [column.name for column in model.columns] for model in load_models()}
-        with self._swapping:
-            written = write_catalog(self.store.layout, columns, force=force)
-            self._published["catalog"] = identity(self.store.layout.catalog)
-        return written
-
-    def mend_warehouse(self) -> list[str]:
-        """Make anew what readers open and somebody has removed or written to; returns the names.
-
-        The tail and the catalog are there afterwards, gold with its next refresh. Raises OSError, duckdb.Error.
-        """
-        layout = self.store.layout
-        files = {"gold": layout.gold, "catalog": layout.catalog}
-        if not self._swapping.acquire(blocking=False):
-            return []  # a file and what is noted of it may differ for a moment
-        try:
-            lost = [name for name, path in files.items() if identity(path) != self._published.get(name)]
-            lost += [] if self._tail.is_whole() else ["tail"]
-        finally:
-            self._swapping.release()
-        if not lost:
-            return []
-        self.store.check_ground()
-        write_empty_chunks(self.store.con, layout)
-        if "tail" in lost:
-            self._published_seq = -1
-            self.publish()
-        if "gold" in lost:
-            self._gold_is_published = False
-        if "catalog" in lost and layout.gold.exists():  # its views are checked as they are made
-            self.rewrite_catalog()
-        return lost
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -391,57 +280,6 @@ class Writer:
         hosts = self.hosts.count()
         names = self.masking.mask_texts(self.store.con, [host.host for host in hosts])
         return [host._replace(host=name) for host, name in zip(hosts, names, strict=True)]
-
-    def _gather(self, seconds: float, look: Callable[[], None]) -> tuple[Batch, list[Rejection]]:
-        """Read slices until nothing is ready or the batch is full; each is parsed while the next ones are read."""
-        batch, rejections = Batch(), []
-        self._long_bytes = 0
-        self._parser.begin()
-        started = time.perf_counter()
-        read_seconds = 0.0
-        pending: deque[Future[list[Rejection]]] = deque()
-        while True:
-            look()
-            lines, took = self._read_slice(batch)
-            read_seconds += took
-            if lines is not None:
-                pending.append(self._parser.add(lines, self.clock.now()))
-            is_full = self._is_full(batch) or time.perf_counter() - started >= seconds
-            while pending and (is_full or len(pending) > self._parser.slices_at_once):
-                rejections += pending.popleft().result()
-            if is_full:
-                break
-        rejections += [rejection_of(skip) for skip in batch.skips]
-        if batch.lines:
-            self._parser.finish()
-            self.masking.look(batch.checkpoints)
-            self.metrics.batch_read(batch.bytes, batch.lines, read_seconds)
-            self.metrics.batch_parsed(batch.lines, len(rejections), time.perf_counter() - started)
-        return batch, rejections
-
-    def _is_full(self, batch: Batch) -> bool:
-        limits = self.settings.ingest
-        return (
-            not self.tailer.ready
-            or batch.bytes >= limits.batch_bytes_max
-            or batch.lines >= limits.batch_events_max
-            or self._long_bytes >= LONG_LINES_BYTES_MAX
-        )
-
-    def _read_slice(self, batch: Batch) -> tuple[Lines | None, float]:
-        """The next slice, split into lines, and the seconds it took."""
-        started = time.perf_counter()
-        while True:
-            room = max(1, self.settings.ingest.batch_bytes_max - batch.bytes)
-            spans = self.tailer.read(batch, min(SLICE_BYTES, room))
-            batch.spans.clear()  # parsed slice by slice: a batch must not keep all its bytes in memory
-            if spans:
-                lines = split(spans)
-                sizes = lines.ends - lines.starts
-                self._long_bytes += int(sizes[sizes > LONG_LINE_BYTES].sum())
-                return lines, time.perf_counter() - started
-            if self._is_full(batch):
-                return None, time.perf_counter() - started
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
         try:
@@ -505,10 +343,3 @@ class Writer:
         tailer = self.tailer
         self.metrics.spool_state(unreadable=len(tailer.unreadable), special=tailer.special, doubtful=tailer.doubtful)
         self.metrics.backlog(*tailer.backlog())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -20,7 +20,7 @@ import typer
 from tests.support.commands import SECONDS, Place, listening, running, until
 
 from piper.cli import app, daemon_app
-from piper.ops.metrics import GOLD_MODELS
+from piper.ops.metric_list import GOLD_MODELS
 from piper.ops.status import collect_status
 from piper.settings import SETTING_KEYS
 from piper.silver.datasets import DATASETS

@@ -28,6 +28,7 @@ from piper.compaction import Compaction, CompactionRun, MergeError
 from piper.duties import forget
 from piper.hours import Hours
 from piper.ops.control import ask
+from piper.ops.storage import hidden_chunks
 from piper.silver import compact
 from piper.silver.datasets import EMPTY_CHUNK
 from piper.silver.rewrite import partitions
@@ -351,7 +352,7 @@ def test_runs_from_cron_compact_and_put_away_what_was_replaced(ground: Ground) -
 
 def hidden(ground: Ground) -> int:
     with ground.writer() as writer:
-        return writer.hidden_chunks()
+        return hidden_chunks(writer.store.con)
 
 
 def test_connected_readers_miss_no_file_when_replaced_chunks_are_put_away(ground: Ground) -> None:

@@ -29,7 +29,7 @@ from piper.errors import DataRootError
 from piper.gold.models import load_models
 from piper.ops.health import Health
 from piper.ops.metrics import Metrics
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 from piper.writer import Writer
 
 PROGRAM = """

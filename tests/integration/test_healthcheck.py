@@ -22,7 +22,8 @@ from piper.errors import PiperError
 from piper.ops.health import Health
 from piper.ops.healthcheck import ask_health
 from piper.ops.http import MetricsServer
-from piper.settings import Settings, load_settings
+from piper.settings import Settings
+from piper.settings_sources import load_settings
 
 
 def settings_for(port: int, tmp_path: Path, host: str = LOCALHOST) -> Settings:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from piper.ops.metrics import Metrics
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 from piper.writer import Clock, Writer
 
 A, B, C = "host/user/a.jsonl", "host/user/b.jsonl", "host/user/c.jsonl"

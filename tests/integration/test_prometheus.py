@@ -22,7 +22,7 @@ from tests.support.prometheus import Prometheus, promtool, rules
 from tests.support.promql import metric_names
 
 from piper.demo.simulate import SimulateOptions, simulate
-from piper.ops.metrics import METRICS
+from piper.ops.metric_list import METRICS
 
 SCRAPES = int(os.environ.get("PROMETHEUS_SCRAPES", "5"))
 DEADLINE_SECONDS = 60.0

@@ -19,7 +19,8 @@ from tests.support.warehouse import catalog, event_count
 from piper.errors import ControlError
 from piper.ops.control import ask
 from piper.reload import RELOADABLE, merge
-from piper.settings import SETTING_KEYS, load_settings
+from piper.settings import SETTING_KEYS
+from piper.settings_sources import load_settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 

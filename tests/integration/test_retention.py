@@ -19,6 +19,7 @@ from tests.support.readers import Reader
 from tests.support.warehouse import GOLD_VIEWS, SILVER_VIEWS
 
 from piper.errors import PiperError
+from piper.ops.storage import storage_bytes
 from piper.retention import Pruned, prune
 from piper.settings import Retention
 from piper.silver.rebuild import forget_recounts, rebuild
@@ -250,7 +251,7 @@ def test_old_quarantine_goes_by_day_and_its_counts_stay(tmp_path: Path) -> None:
     assert done["quarantine"].rows >= 20
     assert sorted(path.name for path in ground.layout.quarantine.iterdir()) == folders[1:]
     with ground.writer() as writer:
-        assert writer.storage_bytes()["quarantine"] == sum(
+        assert storage_bytes(writer.store)["quarantine"] == sum(
             path.stat().st_size for path in ground.layout.quarantine.rglob("*.jsonl")
         )
         writer.refresh_gold(writer.store.con, rebuild=True)

@@ -26,7 +26,7 @@ from piper.ops import units
 from piper.ops.control import ask
 from piper.ops.health import Health
 from piper.ops.systemd import Notifier, pulse
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 
 REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd"

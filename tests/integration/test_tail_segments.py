@@ -114,7 +114,7 @@ def test_a_tail_that_was_deleted_by_hand_is_made_anew_without_news(tmp_path: Pat
         writer.publish()
         shutil.rmtree(ground.layout.tail)
         assert not writer.publish()
-        writer.tidy()  # the daemon's housekeeping
+        writer.warehouse.tidy()  # the daemon's housekeeping
         assert writer.publish()
         check_datasets(ground)
         assert ground.seen()[0] == writer.totals.accepted == 20

@@ -23,7 +23,8 @@ from piper.errors import ControlError
 from piper.layout import Layout
 from piper.ops.control import Handler, ask, serve_control
 from piper.ops.metrics import Metrics
-from piper.settings import Settings, load_settings
+from piper.settings import Settings
+from piper.settings_sources import load_settings
 from piper.writer import Clock, Writer
 
 PACKAGE_ROOT = str(Path(piper.__file__).resolve().parents[1])

@@ -31,7 +31,8 @@ from piper.ops.rejected import Only
 from piper.privacy import clean_up, rewrite_history
 from piper.repair import Repair
 from piper.retention import prune
-from piper.settings import Settings, load_settings
+from piper.settings import Settings
+from piper.settings_sources import load_settings
 from piper.silver.datasets import DATASETS
 from piper.silver.hidden import forget_hidden
 from piper.silver.rewrite import Rewrite, partitions

@@ -267,6 +267,8 @@ def _stored_metrics(event: Row, first_pairs: Row) -> str | None:
 def text_of(event: Row, names: str) -> str | None:
     """A value as a text column holds it: text, or the shortest JSON of anything else."""
     value = raw.lookup(event, names) if names else None
+    if isinstance(value, JsonFloat) and math.isfinite(value):
+        return repr(float(value))  # a number by itself is cast; one within an array or object stays JSON
     return value if value is None or isinstance(value, str) else _json_text(value)
 
 

@@ -13,7 +13,8 @@ from tests.support import gold_reference as raw
 from tests.support import parse_reference as reference
 
 from piper.ops.metrics import Metrics
-from piper.settings import Settings, load_settings
+from piper.settings import Settings
+from piper.settings_sources import load_settings
 from piper.silver.datasets import DATASETS
 from piper.writer import Clock, Writer
 

@@ -9,7 +9,7 @@ from tests.support.ground import STEPS
 
 from piper.errors import PiperError
 from piper.ops.metrics import Metrics
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 from piper.silver.rebuild import rebuild
 from piper.writer import Writer
 

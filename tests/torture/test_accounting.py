@@ -15,7 +15,7 @@ from tests.support.spool_run import START, SpoolRun, spool_run
 
 from piper.ops.checks import Check, Level, standing
 from piper.ops.status import collect_status
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 
 FILE = "ws1/ana/a.jsonl"
 

@@ -13,7 +13,7 @@ import yaml
 from tests.support.prometheus import CONF, promtool, rules
 from tests.support.promql import metric_names
 
-from piper.settings import load_settings
+from piper.settings_sources import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = ROOT / "docs" / "alerts.md"

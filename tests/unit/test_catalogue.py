@@ -11,7 +11,7 @@ from piper.cli import app
 from piper.exits import UsageError
 from piper.gold.models import UNITS, load_models
 from piper.ops.catalogue import find_entry, list_entries
-from piper.ops.metrics import METRICS
+from piper.ops.metric_list import METRICS
 from piper.silver.datasets import DATASETS
 
 

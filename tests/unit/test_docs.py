@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from piper.cli import app, daemon_app
-from piper.ops.metrics import METRICS
+from piper.ops.metric_list import METRICS
 from piper.ops.textfile import write_textfile
 from piper.settings import SETTING_KEYS
 

@@ -7,7 +7,7 @@ import pytest
 from piper.gold.inputs import OWN_COLUMNS
 from piper.gold.models import OUTPUT_TYPES, GoldModelError, load_models, parse_model
 from piper.gold.own import in_turn
-from piper.ops.metrics import GOLD_MODELS
+from piper.ops.metric_list import GOLD_MODELS
 
 CONTRACT = """
 gold_activity_daily: event_date event_type | events errors last_event_at last_ingested_at

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 import piper
 from piper.ops.health import Health
-from piper.ops.metrics import METRICS, Metrics
+from piper.ops.metric_list import METRICS
+from piper.ops.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 NOW = 1_760_000_000.0

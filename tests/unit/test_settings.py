@@ -11,14 +11,8 @@ import duckdb
 import pytest
 
 from piper.errors import EX_CONFIG, ConfigError
-from piper.settings import (
-    SETTING_KEYS,
-    LoadedSettings,
-    load_settings,
-    setting_rows,
-    shipped_settings_path,
-    variable_name,
-)
+from piper.settings import SETTING_KEYS
+from piper.settings_sources import LoadedSettings, load_settings, setting_rows, shipped_settings_path, variable_name
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / ".env.example"

@@ -194,7 +194,7 @@ def _mark_known(bench: Workbench, hands: Hands) -> bool:
         bench.con.execute("UPDATE bench.absent SET is_known = TRUE WHERE event_id IN (SELECT event_id FROM known)")
     finally:
         bench.con.unregister("known")
-    return known.num_rows > 0
+    return bool(known.num_rows)
 
 
 def _find_rejected(bench: Workbench, changes: Changes, *, only_add: bool) -> None:

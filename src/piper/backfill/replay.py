@@ -21,6 +21,7 @@ from piper.backfill.run import have_one_form, kept_from, settle_day
 from piper.backfill.scope import Scope
 from piper.backfill.workbench import Workbench, discard, workbench
 from piper.ops.rejected import Found, Only, records
+from piper.ops.storage import chunk_counts
 from piper.spool.identity import Source
 from piper.spool.turn import Span
 from piper.upkeep import Hands
@@ -77,7 +78,7 @@ class Replay:
                 return True
         discard(path)
         if not self._is_dry:
-            hands.writer.metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
+            hands.writer.metrics.chunks_counted(chunk_counts(hands.con))
         return False
 
     def _begin(self, hands: Hands) -> None:

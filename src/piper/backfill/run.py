@@ -47,6 +47,7 @@ from piper.backfill.workbench import Workbench, discard, workbench
 from piper.errors import PiperError
 from piper.events.quarantine import Reason, Rejection
 from piper.failpoints import failpoint
+from piper.ops.storage import chunk_counts
 from piper.privacy import rewrite_history
 from piper.silver.commit import REJECTION_KEY, Committed
 from piper.silver.masking import read_state as read_masking
@@ -240,7 +241,7 @@ class Backfill:
         state.is_finished = True
         self._note(hands, state)
         if not self.is_dry:
-            hands.writer.metrics.chunks_counted(hands.writer.chunk_counts(hands.con))
+            hands.writer.metrics.chunks_counted(chunk_counts(hands.con))
             counts = {k: v for k, v in state.summary().items() if k not in {"dates", "unreadable"}}
             _log.info("backfill_finished", **counts, unreadable=len(state.unreadable))
 

@@ -10,7 +10,7 @@ from piper.exits import print_json
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Every setting in force, its value and its source."""
-    from piper.settings import setting_rows
+    from piper.settings_sources import setting_rows
 
     rows = setting_rows(globals_of(ctx).load())
     if as_json:

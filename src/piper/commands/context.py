@@ -19,7 +19,8 @@ from piper.errors import EX_FAILURE, EX_OK
 from piper.exits import UsageError
 
 if TYPE_CHECKING:
-    from piper.settings import LoadedSettings, Settings
+    from piper.settings import Settings
+    from piper.settings_sources import LoadedSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Globals:
 
     def load(self) -> LoadedSettings:
         """The settings in force. Raises ConfigError."""
-        from piper.settings import CONFIG_FILE_VARIABLE, load_settings
+        from piper.settings_sources import CONFIG_FILE_VARIABLE, load_settings
 
         env = dict(os.environ)
         if self.config is not None:

@@ -70,7 +70,7 @@ def materialize(
     from piper import oneshot
     from piper.layout import Layout
     from piper.ops.control import DaemonNotRunningError, ask
-    from piper.ops.metrics import GOLD_MODELS
+    from piper.ops.metric_list import GOLD_MODELS
 
     if model is not None and model not in GOLD_MODELS:
         raise UsageError(f"there is no gold model {model!r}", hint=f"The models are {', '.join(GOLD_MODELS)}.")

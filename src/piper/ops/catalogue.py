@@ -14,7 +14,7 @@ from typing import Any
 
 from piper.exits import UsageError
 from piper.gold.models import GoldModel, load_models, split_header
-from piper.ops.metrics import METRICS, Metric
+from piper.ops.metric_list import METRICS, Metric
 from piper.silver.datasets import DATASETS, Dataset, projection_sql
 
 Entry = dict[str, Any]

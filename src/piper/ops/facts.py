@@ -18,7 +18,7 @@ import duckdb
 
 from piper.events.registry import EVENT_TYPES
 from piper.layout import Layout
-from piper.ops.metrics import GOLD_MODELS
+from piper.ops.metric_list import GOLD_MODELS
 from piper.ops.reader import open_reader
 from piper.publish.catalog import silver_view_sql
 from piper.settings import Settings

@@ -138,7 +138,7 @@ async def _materialize(daemon: Running, model: str | None, progress: Progress) -
             raise PiperError("gold could not be rebuilt", hint="The daemon's log says why.")
         await progress({"step": "catalog"})
         try:
-            await anyio.to_thread.run_sync(writer.rewrite_catalog)
+            await anyio.to_thread.run_sync(writer.warehouse.rewrite_catalog)
         except (duckdb.Error, OSError) as error:
             raise refused(error) from error
     return {"models": [model] if model else known, "catalog": str(daemon.layout.catalog)}

@@ -17,7 +17,7 @@ from piper.oneshot import IngestSummary, RebuildRun
 from piper.ops.checks import Check, Level, worst
 from piper.ops.terminal import one_line
 from piper.ops.words import size
-from piper.settings import SettingRow
+from piper.settings_sources import SettingRow
 
 PIPE_COLUMNS = 200
 """Width when no terminal tells one: lines stay whole for grep."""

@@ -25,7 +25,7 @@ from piper.gold.store import ALIAS, WATERMARK_TABLE
 from piper.layout import Layout
 from piper.ops.backlog import Unread, by_host, total
 from piper.ops.control import DaemonNotRunningError, ask
-from piper.ops.metrics import ERRNOS, FILE_EVENTS
+from piper.ops.metric_list import ERRNOS, FILE_EVENTS
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.masking import read_state

@@ -19,7 +19,8 @@ from typing import Final
 
 from piper.errors import PiperError
 from piper.files import make_directory, write_atomic
-from piper.settings import LoadedSettings, Settings, load_settings, setting_rows
+from piper.settings import Settings
+from piper.settings_sources import LoadedSettings, load_settings, setting_rows
 
 SETTINGS_FILE: Final = Path("/etc/piper/settings.toml")
 """What the units name when nobody named another file."""
