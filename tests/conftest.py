@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from tests.support.piperd import Piperd
 
 MakePiperd = Callable[..., Piperd]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what it puts in the background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs under test inherit it, and some get Ctrl-C
 
 
 @pytest.fixture
