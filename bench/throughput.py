@@ -13,6 +13,7 @@ bare_named  the same, told the columns, nested ones staying JSON text: the faste
 piper       `piper ingest --json`: everything on
 
 CPU and memory are the child's own (wait4), the start of Python and the imports included. Numbers are medians.
+`interpreter` is the memory of a process that has only imported what `piper ingest` does.
 """
 
 from __future__ import annotations
@@ -132,6 +133,13 @@ def run_piper(spool: Path, out: Path, threads: int) -> Run:
     return Run(wall, cpu, peak, rows[0] if rows else 0)
 
 
+def interpreter_mib() -> float:
+    """Peak memory of a Python that has piper's modules loaded and nothing done."""
+    program = "import piper.cli, piper.oneshot; print(open('/proc/self/status').read())"
+    status = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Run to the end: wall seconds, CPU seconds, peak resident MiB."""
     started = time.perf_counter()
@@ -157,6 +165,7 @@ def report(facts: dict[str, int], threads: int, runs: dict[str, list[Run]], *, a
     for of in medians.values():
         of["events_per_second"] = facts["lines"] / of["wall_seconds"]
     piper = medians["piper"]
+    interpreter = interpreter_mib()
     ratios = {
         f"piper/{name}": {
             "events_per_second": piper["events_per_second"] / bare["events_per_second"],
@@ -169,7 +178,8 @@ def report(facts: dict[str, int], threads: int, runs: dict[str, list[Run]], *, a
     }
     if as_json:
         every = {name: [asdict(run) for run in of] for name, of in runs.items()}
-        print(json.dumps({"spool": facts, "threads": threads, "median": medians, "ratio": ratios, "runs": every}))
+        found = {"spool": facts, "threads": threads, "median": medians, "ratio": ratios, "runs": every}
+        print(json.dumps(found | {"interpreter_mib": interpreter}))
         return
     size = f"{facts['lines']:,} lines, {facts['bytes'] / 1e6:,.0f} MB, {facts['files']} files"
     print(f"{size}; {threads} threads; DuckDB {duckdb.__version__}; median of {len(runs['piper'])}\n")
@@ -184,6 +194,8 @@ def report(facts: dict[str, int], threads: int, runs: dict[str, list[Run]], *, a
             f"| {name} | **{ratio['events_per_second']:.2f}** | {ratio['wall']:.2f} | {ratio['cpu']:.2f}"
             f" | {ratio['memory']:.2f} | |"
         )
+    above = piper["peak_mib"] - interpreter
+    print(f"\ninterpreter: {interpreter:.0f} MiB; piper's peak is {above:.0f} MiB above")
 
 
 if __name__ == "__main__":

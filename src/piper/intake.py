@@ -13,12 +13,13 @@ from datetime import datetime
 
 from piper.events.parse import Lines, Parser, split
 from piper.events.quarantine import Rejection, rejection_of
+from piper.memory import return_large_blocks
 from piper.settings import Settings
 from piper.silver.store import Store
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES
 
-SLICE_BYTES = 16 * 1024 * 1024
+SLICE_BYTES = 8 * 1024 * 1024
 """Bytes that are parsed at a time; a batch is one or more slices."""
 LONG_LINE_BYTES = 16 * 1024
 LONG_LINES_BYTES_MAX = 32 * 1024 * 1024
@@ -49,6 +50,7 @@ class Intake:
             sample_bytes=SAMPLE_BYTES,
         )
         self._long_bytes = 0
+        return_large_blocks()
 
     def close(self) -> None:
         """Give up the parser's threads and connections."""

@@ -48,6 +48,8 @@ class Operation:
     """Done by the process that dies, and by the one that finishes its work."""
     may_shrink: bool = False
     """Readers see rows go away, or change, all at once."""
+    waits_for_readers: bool = True
+    """Else files are deleted without the time that queries get which have listed them, and one that runs may fail."""
     is_whole: bool = True
     """In the end every valid line of the spool is in silver."""
     check: Callable[[Ground], None] = lambda _ground: None
@@ -273,12 +275,17 @@ OPERATIONS = {
     "ingest": Operation(lambda root: _with_news(Ground(root)), ALL_STEPS),
     "large batch": Operation(lambda root: _with_news(Small(root)), ALL_STEPS),
     "compaction": Operation(_several_seals, ("rewrite", "publish", "gold"), check=_check_one_chunk_a_partition),
-    "forgetting": Operation(_hidden, ("forget", "publish")),
+    "forgetting": Operation(_hidden, ("forget", "publish"), waits_for_readers=False),
     "backfill": Operation(_damaged, ("backfill", *ALL_STEPS), may_shrink=True),
     "replay": Operation(lambda root: ingested_short(root, events=100), ("replay", *ALL_STEPS)),
     "prune": Operation(_with_old_days, ("prune", "publish", "gold"), may_shrink=True, is_whole=False),
     "masking": Operation(
-        _with_people, ("ingest", "mask", "gold"), may_shrink=True, is_whole=False, check=_check_masked
+        _with_people,
+        ("ingest", "mask", "gold"),
+        may_shrink=True,
+        waits_for_readers=False,
+        is_whole=False,
+        check=_check_masked,
     ),
     "keys": Operation(
         _with_key_runs,

@@ -44,7 +44,7 @@ FULL = {
     "forgetting": ("rewrite.parked:3 rewrite.deleted:3 rewrite.forgotten",),
     "backfill": (
         ("backfill.planned backfill.read backfill.compared:2 rewrite.staged:2 rewrite.entered rewrite.committed"
-        " reveal.moved backfill.applied backfill.finished release.purged release.noted"),
+        " reveal.moved backfill.applied release.purged release.noted backfill.finished"),
     ),
     "repair": ("repair.set_aside repair.dropped backfill.read backfill.applied repair.completed",),
     "prune": ("prune.kept rewrite.committed prune.deleted",),
@@ -92,6 +92,7 @@ CASES = [pytest.param(name, deaths, id=name) for name, several in DEATHS.items()
     for name, several in deaths_of.items()
     for deaths in several
 ]
+MISSED = re.compile("Cannot open file .*: No such file or directory")
 NAME = re.compile(r"[a-z]+(?:\.[a-z_]+)+")
 
 Staged = Callable[[str], Stage]
@@ -126,7 +127,8 @@ def test_case_13_a_death_anywhere_leaves_what_an_undisturbed_run_gives(
         reader.wait_round()
         report = reader.stop()
 
-    assert report["problems"] == []
+    problems = [each for each in report["problems"] if stage.operation.waits_for_readers or not MISSED.search(each)]
+    assert problems == []
     assert report["version"] == "v1.5.4"
     assert_same(state_of(ground), stage.undisturbed)
     stage.operation.check(ground)

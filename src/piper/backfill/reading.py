@@ -269,7 +269,7 @@ def parse_into(
         with bench.transaction():
             con.execute(
                 f"""INSERT INTO bench.staged
-                SELECT (place << {PLACE_BITS}) + source_offset, md5_number(event_id), p.* EXCLUDE (line_index)
+                SELECT (place << {PLACE_BITS}) + source_offset, key, p.* EXCLUDE (line_index, key)
                 FROM work.parsed AS p JOIN places USING (source_file) WHERE verdict IS NULL"""
             )
             insert_rejected(con, rejections)
@@ -284,8 +284,8 @@ def parse_into(
 def _passing(bench: Workbench, lines: Lines) -> pa.Table:
     """The records of those accepted lines that are in quarantine, by content and place."""
     found = bench.con.execute(
-        """SELECT line_index, raw_md5, key::VARCHAR AS key, file, day, reason, event_date
-        FROM work.parsed JOIN bench.quarantined USING (source_file, source_offset) WHERE verdict IS NULL"""
+        """SELECT line_index, raw_md5, q.key::VARCHAR AS key, file, day, reason, event_date
+        FROM work.parsed JOIN bench.quarantined AS q USING (source_file, source_offset) WHERE verdict IS NULL"""
     ).to_arrow_table()
     places = zip(found["line_index"].to_numpy(), found["raw_md5"].to_pylist(), strict=True)
     same = [raw_md5 in _sums(lines.raw(int(index))) for index, raw_md5 in places]

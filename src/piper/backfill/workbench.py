@@ -35,7 +35,7 @@ _TABLES = (
     """CREATE TABLE bench.rejected (reason VARCHAR, field VARCHAR, source_file VARCHAR, source_offset BIGINT,
         source_line BIGINT, raw BLOB, raw_bytes BIGINT, event_id VARCHAR)""",
     # Accepted lines. ordinal: the order in which the first of one event_id counts.
-    """CREATE TABLE bench.staged AS SELECT 0::BIGINT AS ordinal, md5_number('') AS key, * EXCLUDE (line_index)
+    """CREATE TABLE bench.staged AS SELECT 0::BIGINT AS ordinal, key, * EXCLUDE (line_index, key)
         FROM work.parsed LIMIT 0""",
     "CREATE TABLE bench.dates (event_date DATE, is_done BOOLEAN)",
 )

@@ -60,9 +60,10 @@ _BLOCK_BYTES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines of some spans: where each begins and ends in `data`, and which span it belongs to."""
+    """The lines of some spans: where each begins and ends in `data`, and of which file it is."""
 
-    spans: Sequence[Span]
+    files: Sequence[str]
+    """Of each span, the name that `source_file` shows."""
     data: bytes
     starts: IntArray
     ends: IntArray
@@ -77,7 +78,7 @@ class Lines:
     def reject(self, index: int, reason: Reason, field: str = "", sample_bytes: int | None = None) -> Rejection:
         """The rejection of line `index`."""
         raw = self.raw(index)
-        path = display_path(self.spans[int(self.span_of[index])].source.path)
+        path = self.files[int(self.span_of[index])]
         return Rejection(
             reason, field, path, int(self.offsets[index]), int(self.numbers[index]), raw[:sample_bytes], len(raw)
         )
@@ -185,13 +186,12 @@ class Parser:
         count = len(lines.starts)
         text = _line_column(lines, bad)
         good = slice(None) if not bad.any() else ~bad
-        files = [display_path(span.source.path) for span in lines.spans]
         columns = {
             "line_index": np.arange(first, first + count)[good],
             "line": text,
             "suspicious": suspicious_lines(lines)[good],
             "source_file": pa.DictionaryArray.from_arrays(
-                lines.span_of[good].astype(np.int32), pa.array(files, pa.string())
+                lines.span_of[good].astype(np.int32), pa.array(lines.files, pa.string())
             ),
             "source_offset": lines.offsets[good],
             "source_line": lines.numbers[good],
@@ -214,7 +214,8 @@ def split(spans: Sequence[Span]) -> Lines:
     first_line = np.array([span.start_line for span in spans], dtype=np.int64)
     offsets = starts - data_at[span_of] + first_offset[span_of]
     numbers = np.arange(len(starts)) - line_at[span_of] + first_line[span_of]
-    return Lines(spans, data, starts, ends, span_of, offsets, numbers)
+    files = [display_path(span.source.path) for span in spans]
+    return Lines(files, data, starts, ends, span_of, offsets, numbers)
 
 
 def _line_column(lines: Lines, bad: npt.NDArray[np.bool_]) -> pa.Array[Any]:

@@ -19,7 +19,7 @@ def keep_first(prepared: Prepared, keys: Keys) -> list[tuple[date, int]]:
     """
     prepared.execute("TRUNCATE work.new_keys")
     prepared.execute(
-        """INSERT INTO work.new_keys SELECT md5_number(event_id) AS key, min(line_index) AS line_index
+        """INSERT INTO work.new_keys SELECT key, min(line_index) AS line_index
         FROM parsed WHERE verdict IS NULL GROUP BY ALL"""
     )
     keys.drop_known(prepared, "work.new_keys")

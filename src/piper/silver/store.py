@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 CHECKPOINT_THRESHOLD = "1GB"
 """Of the log since the last checkpoint: more than a batch or a full tail ever is."""
+ROWS_OF_PARTITIONS = 20_480
+"""Rows that a COPY into partitions gathers before it hands them to the files' writers. The files become the same."""
 NAMELESS_HOLDER_SECONDS = 2.0
 """How long opening waits for a process that holds the lock and has not written that it is a writer."""
 
@@ -246,6 +248,9 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         # Of a new manifest. Each of the hundreds of columns of the tail tables holds a block in memory, however few its
         # rows; DuckDB's own are of 256 KiB.
         "default_block_size": "16384",
+        # A COPY into partitions otherwise holds all its rows once more before it begins to write them
+        # (bench/choices.py, flush).
+        "partitioned_write_flush_threshold": ROWS_OF_PARTITIONS,
         # Commits make one when the log is so long, of `work` in memory as well, where it only rewrites the rows of the
         # batch under way. Every seal makes one of the manifest (silver/commit.py), and the tail is never so large.
         "checkpoint_threshold": CHECKPOINT_THRESHOLD,

@@ -4,7 +4,8 @@
 --         source_line BIGINT), valid UTF-8 only; registry(event_type, event_group, dataset); $received_at TIMESTAMP: the clock of this batch, UTC
 -- output: verdict NULL = accepted, 'blank:' = no event and no rejection, else 'reason:field'. occurred_at_utc is UTC,
 --         microseconds (what is finer is cut off). shape: events with equal type, status, keys and null fields share it,
---         so that the registry is checked once a shape (shapes.sql) and not once an event.
+--         so that the registry is checked once a shape (shapes.sql) and not once an event. key: of accepted lines, for
+--         deduplication (silver/keys.py).
 -- notes: DuckDB's JSON reader takes NaN, Infinity and trailing commas; `is_json` finds them outside of strings, looking
 --        only at `suspicious` lines: those with bytes that such an oddity cannot do without. Blank lines are judged and
 --        not filtered out, for a filter would be pushed below and compute is_json twice. Of duplicate keys the first
@@ -118,6 +119,7 @@ accepted AS (
         source_line,
         verdict,
         e.event_id AS event_id,
+        CASE WHEN verdict IS NULL THEN md5_number(e.event_id) END AS key,
         CASE WHEN is_flat THEN 'flat' ELSE e.schema_version END AS schema_version,
         event_type,
         occurred_at_utc,
