@@ -99,7 +99,8 @@ def make(root: Path, days: int, per_day: int, say: Callable[[str], None]) -> Non
             con.execute(
                 f"""INSERT INTO work.parsed SELECT * REPLACE (
                     md5(event_id || '{day}') AS event_id, md5_number(md5(event_id || '{day}')) AS key,
-                    event_date + {day} AS event_date, occurred_at_utc + INTERVAL {day} DAY AS occurred_at_utc) FROM work.first_day"""
+                    event_date + {day} AS event_date,
+                    occurred_at_utc + INTERVAL {day} DAY AS occurred_at_utc) FROM work.first_day"""
             )
             now = datetime.now(UTC).replace(tzinfo=None)
             assert commit(store, Batch(), [], now=now, seal=True).accepted == per_day
