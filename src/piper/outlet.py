@@ -38,10 +38,12 @@ class Outlet:
         self._layout, self._metrics, self._health = layout, metrics, health
         self._on_gold_lost = on_gold_lost
         self._next_publish = self._next_mending = self._next_housekeeping = 0.0
+        self._owes = True
+        """Whether something may be left to do although nothing was committed since: a failure, a killed process."""
 
     def publish_soon(self) -> None:
         """The next publish is due at once."""
-        self._next_publish = 0.0
+        self._next_publish, self._owes = 0.0, True
 
     @property
     def next_publish(self) -> float:
@@ -54,7 +56,7 @@ class Outlet:
 
     def keep(self, writer: Writer) -> None:
         """Do what is due. Raises duckdb.Error where the manifest itself fails."""
-        if time.monotonic() >= self._next_publish:
+        if time.monotonic() >= self._next_publish and (self._owes or writer.has_news):
             self._publish(writer)
         if time.monotonic() >= self._next_mending:
             self._next_mending = time.monotonic() + MENDING_SECONDS
@@ -72,11 +74,13 @@ class Outlet:
                 seconds = time.monotonic() - started
                 self._next_publish = started + max(writer.settings.publish.seconds, seconds / PUBLISH_SHARE)
             self._health.set_ready("publish")
+            self._owes = False
         except (OSError, duckdb.Error) as error:
             self._publish_failed(writer, error)
 
     def _publish_failed(self, writer: Writer, error: OSError | duckdb.Error) -> None:
         """Go on without, and try again; an error of the manifest itself is raised."""
+        self._owes = True
         if isinstance(error, duckdb.Error) and str(self._layout.warehouse) not in str(error):
             raise error
         self._next_publish = time.monotonic() + max(PUBLISH_RETRY_SECONDS, writer.settings.publish.seconds)

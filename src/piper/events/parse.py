@@ -119,6 +119,8 @@ class Parser:
 
     def begin(self) -> None:
         """Start a new batch: forget the rows of the last one. Shapes are kept, for they come again and again."""
+        if not self._next_index:
+            return  # there was none
         self._prepared.execute("TRUNCATE work.parsed")
         with suppress(duckdb.TransactionException):  # somebody else is at it: the next batch does it
             self._con.execute("CHECKPOINT work")  # else the rows that TRUNCATE deletes stay in memory for ever

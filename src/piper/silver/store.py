@@ -202,8 +202,9 @@ class Store:
             " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
         )
         sources: list[Source] = []
+        numbers: dict[int, int] = {}
         while rows := found.fetchmany(SOURCES_AT_ONCE):  # 100,000 rows of tuples would be as much memory again
-            sources.extend(map(_source, rows))
+            sources.extend(_source(row, numbers) for row in rows)
         return sources
 
 
@@ -221,13 +222,16 @@ def durable_through(progress: Progress) -> dict[str, int]:
     return {SEAL: progress.sealed_through, REWRITE: progress.rewritten_through}
 
 
-def _source(row: tuple[Any, ...]) -> Source:
+def _source(row: tuple[Any, ...], numbers: dict[int, int]) -> Source:
+    """`numbers`: those that many sources share, so that each is one object and not one a source."""
     (source_id, path, device, inode, offset, lines, head, head_bytes, guard, guard_bytes, size, mtime_ns, vanished,
      fragment, doubt, since, looks) = row  # fmt: skip
+    device, head_bytes, guard_bytes = (numbers.setdefault(n, n) for n in (device, head_bytes, guard_bytes))
     return Source(
         path=path, device=device, inode=inode, source_id=source_id, offset=offset, lines=lines, head=head,
         head_bytes=head_bytes, guard=guard, guard_bytes=guard_bytes, vanished=vanished, fragment=fragment,
-        size=size, mtime_ns=mtime_ns, suspicion=Suspicion(Doubt(doubt), since, looks) if doubt else None,
+        size=offset if size == offset else size, mtime_ns=mtime_ns,
+        suspicion=Suspicion(Doubt(doubt), since, looks) if doubt else None,
     )  # fmt: skip
 
 

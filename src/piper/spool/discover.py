@@ -69,14 +69,23 @@ def scan_spool(
     stack: list[tuple[bytes, int]] = [(b"", 0)]
     while stack:
         relative, depth = stack.pop()
+        prefix = relative + b"/" if relative else b""
         progress()
         try:
             with _listing(base, relative) as entries:
                 for entry in entries:
-                    name = os.fsencode(entry.name)
-                    path = relative + b"/" + name if relative else name
+                    path = prefix + os.fsencode(entry.name)
                     try:
-                        _note(entry, path, depth, stack, scan, is_unchanged)
+                        if depth >= 2 and path.endswith(SUFFIX):
+                            status = entry.stat(follow_symlinks=False)
+                            if is_unchanged(path, status):
+                                scan.unchanged += 1
+                            elif stat.S_ISREG(status.st_mode):
+                                scan.files[path] = status
+                            else:
+                                scan.special[path] = kind_of(status.st_mode)
+                        else:
+                            _note_other(entry, path, depth, stack, scan)
                     except FileNotFoundError:
                         pass  # deleted between the listing and now: an ordinary absence
                     except OSError as error:  # the rest of the directory can still be seen
@@ -101,28 +110,16 @@ def _listing(root: bytes, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(fd)
 
 
-def _note(
-    entry: os.DirEntry[str], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan,
-    is_unchanged: Callable[[bytes, os.stat_result], bool],
-) -> None:  # fmt: skip
-    """Take in one entry of a directory that lies `depth` levels below the root. Raises OSError."""
-    is_input = path.endswith(SUFFIX)
-    if is_input and depth >= 2:
-        found = entry.stat(follow_symlinks=False)
-        if not stat.S_ISREG(found.st_mode):
-            scan.special[path] = kind_of(found.st_mode)
-        elif is_unchanged(path, found):
-            scan.unchanged += 1
-        else:
-            scan.files[path] = found
-    elif entry.is_dir(follow_symlinks=False):
+def _note_other(entry: os.DirEntry[str], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:
+    """Take in what is no input by its name or place, `depth` levels below the root. Raises OSError."""
+    if entry.is_dir(follow_symlinks=False):
         if depth < DEPTH_MAX:
             stack.append((path, depth + 1))
         else:
             scan.special[path] = "directory too deep"
     elif entry.is_symlink():
         scan.special[path] = "symbolic link"
-    elif is_input:
+    elif path.endswith(SUFFIX):
         scan.special[path] = "file outside <host>/<user>/"
 
 

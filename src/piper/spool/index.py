@@ -20,11 +20,11 @@ class SourceIndex:
         """`sources`: oldest first, as the manifest keeps them; of two with one name the younger has it."""
         self._root = root
         self._by_path: dict[bytes, Source] = {}
-        self._by_inode: dict[int, list[Source]] = {}
+        self._by_inode: dict[int, tuple[Source, ...]] = {}
         """Two devices can number alike, and a number is used again: each is a candidate, its content decides."""
         self.displaced: set[Source] = set()
         for source in sources:
-            self._by_inode.setdefault(source.inode, []).append(source)
+            self._note_inode(source)
             holder = self._by_path.get(source.path)
             if holder is None or holder.vanished or not source.vanished:
                 if holder is not None and not holder.vanished:
@@ -43,7 +43,7 @@ class SourceIndex:
 
     def add(self, source: Source) -> bool:
         """Take in a new source; returns whether it displaces another one."""
-        self._by_inode.setdefault(source.inode, []).append(source)
+        self._note_inode(source)
         return self._take_name(source)
 
     def rename(self, source: Source, path: bytes) -> None:
@@ -59,10 +59,9 @@ class SourceIndex:
         if self._by_path.get(source.path) is source:
             del self._by_path[source.path]
         self.displaced.discard(source)
-        candidates = self._by_inode[source.inode]
-        candidates.remove(source)
-        if not candidates:
-            del self._by_inode[source.inode]
+        others = tuple(other for other in self._by_inode.pop(source.inode) if other is not source)
+        if others:
+            self._by_inode[source.inode] = others
 
     def moved_here(self, path: bytes, status: os.stat_result) -> Source | None:
         """The source that the file at `path` was under another name, if its content says so and it left that name."""
@@ -76,6 +75,9 @@ class SourceIndex:
         """Whether `path` is a hard link to a file that is known under another name, where it still stands."""
         others = (self._standing(source) for source in self._candidates(status) if source.path != path)
         return any(there is not None and os.path.samestat(there, status) for there in others)
+
+    def _note_inode(self, source: Source) -> None:
+        self._by_inode[source.inode] = (*self._by_inode.get(source.inode, ()), source)
 
     def _take_name(self, source: Source) -> bool:
         holder = self._by_path.get(source.path)
