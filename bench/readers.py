@@ -95,10 +95,11 @@ def disk(root: Path) -> dict[str, float]:
 
 def freshness(options: argparse.Namespace, pid: int) -> dict[str, Any]:
     """Live events for `--seconds`, after a warm-up of SETTLE_SECONDS that brings the new files into view."""
-    raw = options.root / "raw" / f"live-{time.time_ns()}"
+    seed = time.time_ns()  # what is in this data root already would be duplicates
+    raw = options.root / "raw" / f"live-{seed}"
     with Visible(options.root / "data", "TRUE") as visible:
         cpu, started = cpu_seconds(pid), time.monotonic()
-        appended = write_events(raw, options.writers, options.rate, SETTLE_SECONDS + options.seconds)
+        appended = write_events(raw, options.writers, options.rate, SETTLE_SECONDS + options.seconds, seed=seed)
         wall = time.monotonic() - started
         cpu = cpu_seconds(pid) - cpu
         counted = {key: at for key, at in appended.items() if at - started >= SETTLE_SECONDS}
