@@ -122,7 +122,7 @@ def measure(root: Path, daemon: DaemonProcess, site: Path, options: argparse.Nam
 
 
 def write_events(raw: Path, writers: int, rate: float, seconds: float, *, seed: int = 0) -> dict[str, float]:
-    """Append for that long; when each event_id was on the spool, by the monotonic clock. One seed gives the same ids."""
+    """Append for that long; when each event_id was on the spool, by the monotonic clock. A seed gives the same ids."""
     rng = Random(seed)
     studio = Studio(rng, error_ratio=0.06)
     origins = [origin(index) for index in range(writers)]
