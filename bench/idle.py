@@ -181,6 +181,7 @@ class Visible:
         con = duckdb.connect(str(self._catalog), read_only=True)
         row = con.execute(
             "SELECT coalesce(max(ingested_at_utc), '2000-01-01'::TIMESTAMP) FROM silver_events"
+            " WHERE event_date >= current_date - 1"
         ).fetchone()
         since = row[0] if row else None
         while not self._stop.wait(self._poll_seconds):
