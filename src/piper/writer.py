@@ -188,22 +188,15 @@ class Writer:
             self.masking.look(batch.checkpoints)
             self.metrics.batch_read(batch.bytes, batch.lines, gathered.read_seconds)
             self.metrics.batch_parsed(batch.lines, len(gathered.rejections), gathered.seconds)
-        started = time.perf_counter()
-        seal = self._tail_rows + batch.lines >= self.settings.ingest.seal_events_max
-        seal = seal or self._tail_bytes + batch.bytes >= TAIL_BYTES_MAX
-        done = self._commit(batch, gathered.rejections, seal=seal or self.tail_is_old)
-        self._count(batch, done, time.perf_counter() - started)
-        return done
+        is_full = self._tail_rows + batch.lines >= self.settings.ingest.seal_events_max
+        is_full = is_full or self._tail_bytes + batch.bytes >= TAIL_BYTES_MAX
+        return self._commit(batch, gathered.rejections, seal=is_full or self.tail_is_old)
 
     def seal(self) -> Committed | None:
         """Turn the whole tail into chunks; None when it is empty."""
         if not self._tail_rows:
             return None
-        batch = Batch()
-        started = time.perf_counter()
-        done = self._commit(batch, [], seal=True)
-        self._count(batch, done, time.perf_counter() - started)
-        return done
+        return self._commit(Batch(), [], seal=True)
 
     @property
     def tail_is_old(self) -> bool:
@@ -228,11 +221,7 @@ class Writer:
 
     def quarantine(self, rejections: list[Rejection]) -> Committed:
         """Commit rejected lines that did not come by the tailer; those that are in quarantine change nothing."""
-        batch = Batch()
-        started = time.perf_counter()
-        done = self._commit(batch, rejections, seal=False)
-        self._count(batch, done, time.perf_counter() - started)
-        return done
+        return self._commit(Batch(), rejections, seal=False)
 
     def refresh_gold(
         self,
@@ -282,6 +271,8 @@ class Writer:
         return [host._replace(host=name) for host, name in zip(hosts, names, strict=True)]
 
     def _commit(self, batch: Batch, rejections: list[Rejection], *, seal: bool) -> Committed:
+        """Make a batch durable, and count it."""
+        started = time.perf_counter()
         try:
             self.store.check_ground()
             done = commit(
@@ -304,6 +295,7 @@ class Writer:
             self._tail_rows += done.accepted
             self._tail_bytes += batch.bytes
             self._tail_since = self._tail_since or self.clock.monotonic()
+        self._count(batch, done, time.perf_counter() - started)
         return done
 
     def _count(self, batch: Batch, done: Committed, seconds: float) -> None:

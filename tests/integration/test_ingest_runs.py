@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from piper.ops.metrics import Metrics
 from piper.settings_sources import load_settings
+from piper.spool.tail import Tailer
+from piper.spool.turn import Span
 from piper.writer import Clock, Writer
 
 A, B, C = "host/user/a.jsonl", "host/user/b.jsonl", "host/user/c.jsonl"
@@ -55,6 +59,8 @@ class Cron:
             self.sources = writer.store.con.execute(
                 "SELECT source_file, vanished FROM sources ORDER BY source_file"
             ).fetchall()
+            self.commits, self.duplicates = writer.totals.commits, writer.totals.duplicates
+            self.known = sum(row[0] for row in writer.store.con.execute("SELECT accepted FROM progress").fetchall())
             return writer.totals.accepted
         finally:
             writer.close()
@@ -148,3 +154,44 @@ def test_a_file_that_vanished_long_ago_leaves_the_manifest(cron: Cron) -> None:
     for _ in range(4):
         cron.run()
     assert cron.sources == [(A, True), (C, False)]
+
+
+def test_a_backlog_of_many_batches_comes_once_with_its_repeated_and_broken_lines(cron: Cron) -> None:
+    """Files go through several batches; a repeated id is in another one than the first."""
+    filler = b'"' + b"x" * 3500 + b'"'
+    lines = events(*(f"{number}" for number in range(6000)), *(f"{number}" for number in range(0, 6000, 7)))
+    padded = lines.replace(b'"payload": {}', b'"payload": {"note": ' + filler + b"}")
+    cron.append(A, padded + b"{broken}\n")
+    cron.append(B, b"{broken}\n" + padded)
+    cron.append(C, b'{"cut')
+    assert cron.run() == 6000
+    assert cron.commits > 10
+    assert cron.duplicates == 6000 + 2 * len(range(0, 6000, 7))
+    assert [row[1:3] for row in cron.rejected] == [(A, len(padded)), (B, 0)]
+    assert cron.run() == 0
+    cron.append(C, b" line}\n")
+    assert cron.run() == 0
+    assert len(cron.rejected) == 3
+
+
+def test_an_error_while_a_batch_is_read_leaves_the_ones_before_it_committed(
+    cron: Cron, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filler = b'"' + b"x" * 3500 + b'"'
+    for name, first in ((A, 0), (B, 2000)):
+        lines = events(*(f"{number}" for number in range(first, first + 2000)))
+        cron.append(name, lines.replace(b'"payload": {}', b'"payload": {"note": ' + filler + b"}"))
+    calls = iter(range(1000))
+    read = Tailer.read
+
+    def fail_once(*arguments: Any) -> list[Span]:
+        if next(calls) == 2:
+            raise OSError(errno.EIO, "the spool is gone")
+        return read(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tailer, "read", fail_once)
+        with pytest.raises(OSError, match="the spool is gone"):
+            cron.run()
+    assert 0 < cron.run() < 4000
+    assert cron.known == 4000
