@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -13,7 +14,9 @@ import pytest
 from tests.support.spool import SLICE_BYTES, Spool, lines_of, numbered, texts
 
 from piper.spool.identity import Source
+from piper.spool.open import open_to_list
 from piper.spool.tail import Batch
+from piper.spool.track import REST_SCANS
 
 A, B = "host/user/a.jsonl", "host/user/b.jsonl"
 
@@ -28,6 +31,68 @@ def half_read(spool: Spool, name: str = A) -> None:
     spool.append(name, numbered(0, 10))
     spool.pass_through()
     spool.append(name, numbered(10, 20))
+
+
+# ---- looking -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resting(tmp_path: Path) -> Spool:
+    """Twenty files that nobody has written to for two days."""
+    spool = Spool(tmp_path / "raw", rest_seconds=86_400)
+    for number in range(20):
+        spool.append(f"host/user/{number}.jsonl", numbered(number, number + 1))
+        spool.set_age(f"host/user/{number}.jsonl", days=2)
+    spool.pass_through()
+    return spool
+
+
+def test_every_file_at_rest_that_grows_is_found_within_five_scans_and_then_at_once(resting: Spool) -> None:
+    for number in range(20):
+        resting.append(f"host/user/{number}.jsonl", numbered(100 + number, 101 + number))
+    came = [resting.pass_through() for _ in range(REST_SCANS)]
+    assert sorted(text for texts_of_scan in came for text in texts_of_scan) == sorted(texts(100, 120))
+    assert max(map(len, came)) < 20, "no scan looks at all of them"
+    resting.append("host/user/3.jsonl", numbered(200, 201))
+    resting.tailer.poll()
+    assert resting.ingest() == texts(200, 201)
+
+
+@pytest.mark.parametrize("after", ["a restart", "a failure", "a scan without the spool"])
+def test_the_first_scan_after_something_may_have_been_missed_looks_at_every_file(
+    resting: Spool, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if after == "a restart":
+        resting.restart()
+    elif after == "a failure":
+        with monkeypatch.context() as patch:
+            patch.setattr("piper.spool.discover.open_to_list", fail_below_the_hosts)
+            assert resting.scan().failed == {b"host/user": errno.EIO}
+    else:
+        away = resting.root.with_name("away")
+        resting.root.rename(away)
+        assert resting.scan().root_error
+        away.rename(resting.root)
+    for number in range(20):
+        resting.append(f"host/user/{number}.jsonl", numbered(100 + number, 101 + number))
+    assert sorted(resting.pass_through()) == sorted(texts(100, 120))
+
+
+def fail_below_the_hosts(root: bytes, path: bytes) -> int:
+    if path.count(b"/"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return open_to_list(root, path)
+
+
+def test_a_file_at_rest_that_goes_is_renamed_or_replaced_is_seen_by_the_next_scan(resting: Spool) -> None:
+    resting.rename("host/user/1.jsonl", "host/user/moved.jsonl")
+    resting.path("host/user/new").write_bytes(numbered(300, 301))
+    resting.path("host/user/new").rename(resting.path("host/user/2.jsonl"))
+    assert resting.pass_through() == texts(300, 301)
+    assert resting.events == {"renamed": 1, "replaced": 1}
+    resting.path("host/user/4.jsonl").unlink()
+    assert resting.believe() == []
+    assert resting.events["vanished"] == 2, "the one that was replaced, and the one that was deleted"
 
 
 # ---- lines ---------------------------------------------------------------------------------------------------------

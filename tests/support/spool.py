@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -75,10 +76,18 @@ def persisted(source: Source) -> Source:
 class Spool:
     """One spool, its tailer and everything that was delivered from it so far."""
 
-    def __init__(self, root: Path, *, turn_bytes: int = 64 * 1024, line_bytes_max: int = 32 * 1024) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        turn_bytes: int = 64 * 1024,
+        line_bytes_max: int = 32 * 1024,
+        rest_seconds: float = math.inf,
+    ) -> None:
         self.root = root
         self.root.mkdir(exist_ok=True)
         self.limits = Limits(turn_bytes, line_bytes_max)
+        self.rest_seconds = rest_seconds
         self.clock = Clock()
         self.manifest = Manifest()
         self.lines: list[Line] = []
@@ -98,6 +107,11 @@ class Spool:
         with path.open("ab") as stream:
             stream.write(data)
 
+    def set_age(self, name: str | bytes, *, days: float) -> None:
+        """Nobody has written to the file for so long."""
+        then = self.clock.utc() - days * 86_400
+        os.utime(self.path(name), (then, then))
+
     def rewrite(self, name: str | bytes, data: bytes) -> None:
         """Truncate in place, so that the inode stays, and write other content."""
         with self.path(name).open("r+b") as stream:
@@ -116,7 +130,12 @@ class Spool:
     def restart(self) -> None:
         """A new process: it knows what the manifest kept."""
         self.tailer = Tailer(
-            self.root, self.limits, monotonic=self.clock.monotonic, utc=self.clock.utc, sources=self.manifest.sources()
+            self.root,
+            self.limits,
+            monotonic=self.clock.monotonic,
+            utc=self.clock.utc,
+            sources=self.manifest.sources(),
+            rest_seconds=self.rest_seconds,
         )
 
     def scan(self) -> Scan:

@@ -1,7 +1,7 @@
 """Directory scans: the truth about which spool files exist.
 
 A scan that met an error proves nothing about what it did not see; it says so in `failed` and `root_error`. Symbolic
-links are never followed. Cost: one `scandir` per directory and one `stat` per file.
+links are never followed. Cost: one `scandir` per directory, and one `stat` per file of which the caller asks for it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from piper.spool.open import open_to_list
 
 SUFFIX = b".jsonl"
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""Of `os.fsencode`, which takes twice as long."""
 DEPTH_MAX = 6
 """Host, user, and a few levels below a user directory; deeper trees are somebody's accident, and reported."""
 
@@ -25,7 +28,7 @@ class Scan:
     """What one walk over the spool saw."""
 
     files: dict[bytes, os.stat_result] = field(default_factory=dict)
-    """Regular files by path relative to the root, but for those that `is_unchanged` has dealt with."""
+    """Regular files by path relative to the root, but for those that are no news."""
     unchanged: int = 0
     """How many those were."""
     special: dict[bytes, str] = field(default_factory=dict)
@@ -57,12 +60,12 @@ def is_spool_path(path: bytes) -> bool:
 def scan_spool(
     root: str,
     progress: Callable[[], None] = lambda: None,
-    is_unchanged: Callable[[bytes, os.stat_result], bool] = lambda _path, _status: False,
+    news_of: Callable[[bytes, os.DirEntry[str]], os.stat_result | None] = lambda _path, entry: status_of(entry),
 ) -> Scan:
     """Walk `root`/<host>/<user>/… and return every *.jsonl in it. Never raises for what it finds there.
 
-    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang. A file of which
-    `is_unchanged` says so is counted and not kept: of 100,000 files at rest a `stat` each is all the memory there is.
+    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang. `news_of` gives the
+    status of an entry, or None if it is known and there is nothing new about it; such a file is counted and not kept.
     """
     scan = Scan()
     base = os.fsencode(root)
@@ -74,11 +77,11 @@ def scan_spool(
         try:
             with _listing(base, relative) as entries:
                 for entry in entries:
-                    path = prefix + os.fsencode(entry.name)
+                    path = prefix + entry.name.encode(_ENCODING, _ERRORS)
                     try:
                         if depth >= 2 and path.endswith(SUFFIX):
-                            status = entry.stat(follow_symlinks=False)
-                            if is_unchanged(path, status):
+                            status = news_of(path, entry)
+                            if status is None:
                                 scan.unchanged += 1
                             elif stat.S_ISREG(status.st_mode):
                                 scan.files[path] = status
@@ -97,6 +100,11 @@ def scan_spool(
             scan.failed[relative] = error.errno or 0
         scan.directories += bool(relative)
     return scan
+
+
+def status_of(entry: os.DirEntry[str]) -> os.stat_result:
+    """Of the entry itself, be it a link. Raises OSError."""
+    return entry.stat(follow_symlinks=False)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ class SourceIndex:
         """`sources`: oldest first, as the manifest keeps them; of two with one name the younger has it."""
         self._root = root
         self._by_path: dict[bytes, Source] = {}
+        self.at = self._by_path.get
+        """The source that has this name, or None."""
         self._by_inode: dict[int, tuple[Source, ...]] = {}
         """Two devices can number alike, and a number is used again: each is a candidate, its content decides."""
         self.displaced: set[Source] = set()
@@ -36,10 +38,6 @@ class SourceIndex:
 
     def __iter__(self) -> Iterator[Source]:
         return iter(self._by_path.values())
-
-    def at(self, path: bytes) -> Source | None:
-        """The source that has this name."""
-        return self._by_path.get(path)
 
     def add(self, source: Source) -> bool:
         """Take in a new source; returns whether it displaces another one."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from piper.spool.discover import Scan
 from piper.spool.identity import VANISHED_DAYS, Checkpoint, Doubt, Source
 from piper.spool.ledger import Observed
-from piper.spool.track import Tracker
+from piper.spool.track import REST_SECONDS, Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
 
 SLICE_LINES_MAX = 50_000
@@ -40,7 +40,8 @@ class Batch:
 class Tailer:
     """Reads one spool. `monotonic` and `utc` are injected clocks, in seconds; `sources` what the manifest knows.
 
-    `progress` is called at every directory and file that is looked at: how a supervisor tells slow from hung.
+    Files that were silent for `rest_seconds` are looked at by some of the scans only (`track.REST_SCANS`). `progress`
+    is called at every directory and file that is looked at: how a supervisor tells slow from hung.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Tailer:
         utc: Callable[[], float],
         sources: Iterable[Source] = (),
         vanished_days: int = VANISHED_DAYS,
+        rest_seconds: float = REST_SECONDS,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = os.fsencode(root)
@@ -62,6 +64,7 @@ class Tailer:
             utc=utc,
             sources=sources,
             vanished_days=vanished_days,
+            rest_seconds=rest_seconds,
             progress=progress,
         )
 
