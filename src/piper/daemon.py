@@ -206,13 +206,11 @@ class Daemon:
             writer.seal()
         gather_seconds = self.settings.watch.poll_seconds * BATCH_SHARE
         writer.ingest(seconds=gather_seconds, look=lambda: self._lookout.poll_when_due(writer))
-        self._outlet.keep(writer)
+        next_publish = self._outlet.keep(writer)
         self.is_behind = writer.tailer.ready
         if self.is_behind or self.jobs:
             return 0.0
-        due = self._lookout.next_look
-        if writer.has_news:
-            due = min(due, self._outlet.next_publish)
+        due = min(self._lookout.next_look, next_publish)
         return max(0.001, due - time.monotonic(), self._outlet.pause())
 
     # ---- opening, failing, stopping ------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from piper.silver.verify import Fault, find_broken, set_aside
 from piper.upkeep import Duty, Hands
 
 FORGET_SECONDS = 60.0
-PRIVACY_SECONDS = 5.0
+PRIVACY_SECONDS = 15.0
 FORGET_CHUNKS_MAX = 500
 """Put away in a step: no gold refresh can begin before it ends."""
-BACKFILL_SECONDS = 10.0
+BACKFILL_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
 KEYS_SECONDS = 10.0
 COMPACT_SECONDS = 60.0

@@ -5,6 +5,7 @@ A full or lost warehouse disk does not stop ingest: publishing says that it fail
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -45,25 +46,26 @@ class Outlet:
         """The next publish is due at once."""
         self._next_publish, self._owes = 0.0, True
 
-    @property
-    def next_publish(self) -> float:
-        """When it is due, on the monotonic clock, if there is news."""
-        return self._next_publish
-
     def pause(self) -> float:
         """For how long it is of no use to anybody to commit, in seconds: one batch a publish is the cheapest."""
         return min(GATHER_SECONDS_MAX, self._next_publish - time.monotonic())
 
-    def keep(self, writer: Writer) -> None:
-        """Do what is due. Raises duckdb.Error where the manifest itself fails."""
-        if time.monotonic() >= self._next_publish and (self._owes or writer.has_news):
+    def keep(self, writer: Writer) -> float:
+        """Do what is due. Raises duckdb.Error where the manifest itself fails.
+
+        Returns when the next publish is due, on the monotonic clock; infinity if there is nothing to publish.
+        """
+        has_news = self._owes or writer.has_news
+        if has_news and time.monotonic() >= self._next_publish:
             self._publish(writer)
+            has_news = self._owes or writer.has_news
         if time.monotonic() >= self._next_mending:
             self._next_mending = time.monotonic() + MENDING_SECONDS
             self._mend(writer)
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
             self._keep_house(writer)
+        return self._next_publish if has_news else math.inf
 
     def _publish(self, writer: Writer) -> None:
         """Export quarantine and publish the tail."""
