@@ -1,6 +1,6 @@
 """Whether a flood holds up the others: one file grows at 50 MB/s beside 9,999 that get a line now and then.
 
-    python bench/flood.py [--files 10000] [--seconds 30] [--rate-mb 50] [--quiet-rate 50] [--json]
+    python bench/flood.py [--files 10000] [--seconds 30] [--rate-mb 50] [--quiet-rate 50] [--spool-in DIR] [--json]
 
 piperd with watch.mode = poll and otherwise default settings. All files get a line in turn before anything is measured,
 so that they are looked at every poll; then events come at `--quiet-rate` a second to the quiet ones, each to another
@@ -8,6 +8,9 @@ file. A connected reader asks for their events, and for no others, every 200 ms 
 
 alone     append → visible in silver without the flood
 flood     the same while one file grows at `--rate-mb` (from a process of its own; what the disk takes, if that is less)
+
+`--spool-in` puts the spool on another file system than the data root, as a studio has it (/dev/shm for one): on a disk
+that both share, each fsync of piperd's waits until what the flood has written before is on it.
 
 Promised: p99 under the flood of at most twice the poll interval. On a machine whose cores the flood's writer, the
 reader and piperd share, the ratio of the two says more than either.
@@ -43,14 +46,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each of the two measurements")
     parser.add_argument("--rate-mb", type=float, default=50.0)
     parser.add_argument("--quiet-rate", type=float, default=50.0, help="events a second over all quiet files")
+    parser.add_argument("--spool-in", type=Path, help="a directory on the file system that is to hold the spool")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="piper-flood-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="piper-flood-") as temporary,
+        tempfile.TemporaryDirectory(prefix="piper-flood-", dir=options.spool_in) as spool,
+    ):
         root = Path(temporary)
+        (root / "raw").symlink_to(spool)
         flooded, *quiet = spool_paths(root / "raw", options.files)
         lines = Lines(seed=1, host=QUIET_HOST).each()
         for path in quiet:
             path.write_bytes(next(lines))
+        flooded.write_bytes(Lines(1, seed=2).block())  # so that it is polled too: a new file waits for a full scan
         with start(root, "poll") as daemon:
             wait_ready(daemon)
             result: dict[str, object] = {}

@@ -206,6 +206,9 @@ class Daemon:
             writer.seal()
         gather_seconds = self.settings.watch.poll_seconds * BATCH_SHARE
         writer.ingest(seconds=gather_seconds, look=lambda: self._lookout.poll_when_due(writer))
+        if writer.tailer.is_flooded:  # what the other files got meanwhile need not wait for the next batch of the flood
+            self._lookout.poll_again(writer)
+            writer.ingest(seconds=gather_seconds, quiet_only=True)
         next_publish = self._outlet.keep(writer)
         self.is_behind = writer.tailer.ready
         if self.is_behind or self.jobs:

@@ -57,11 +57,16 @@ class Intake:
         self._parser.close()
 
     def gather(
-        self, now: Callable[[], datetime], *, seconds: float = math.inf, look: Callable[[], None] = lambda: None
+        self,
+        now: Callable[[], datetime],
+        *,
+        seconds: float = math.inf,
+        look: Callable[[], None] = lambda: None,
+        quiet_only: bool = False,
     ) -> Gathered:
         """Read until nothing is ready, the batch is full, or `seconds` are over. `look` is called before each slice.
 
-        `now`: the clock by which a slice is judged, naive UTC.
+        `now`: the clock by which a slice is judged, naive UTC. `quiet_only` as in `Tailer.read`.
         """
         batch, rejections = Batch(), list[Rejection]()
         self._long_bytes = 0
@@ -72,11 +77,11 @@ class Intake:
         while True:
             look()
             began = time.perf_counter()
-            lines = self._next_slice(batch)
+            lines = self._next_slice(batch, quiet_only)
             read_seconds += time.perf_counter() - began
             if lines is not None:
                 pending.append(self._parser.add(lines, now()))
-            is_full = self._is_full(batch) or time.perf_counter() - started >= seconds
+            is_full = self._is_full(batch, quiet_only) or time.perf_counter() - started >= seconds
             while pending and (is_full or len(pending) > self._parser.slices_at_once):
                 rejections += pending.popleft().result()
             if is_full:
@@ -86,25 +91,25 @@ class Intake:
             self._parser.finish()
         return Gathered(batch, rejections, read_seconds, time.perf_counter() - started)
 
-    def _is_full(self, batch: Batch) -> bool:
+    def _is_full(self, batch: Batch, quiet_only: bool) -> bool:
         limits = self.settings.ingest
         return (
-            not self._tailer.ready
+            not (self._tailer.quiet_ready if quiet_only else self._tailer.ready)
             or batch.bytes >= limits.batch_bytes_max
             or batch.lines >= limits.batch_events_max
             or self._long_bytes >= LONG_LINES_BYTES_MAX
         )
 
-    def _next_slice(self, batch: Batch) -> Lines | None:
+    def _next_slice(self, batch: Batch, quiet_only: bool) -> Lines | None:
         """The next slice, split into lines; None when nothing is left to read."""
         while True:
             room = max(1, self.settings.ingest.batch_bytes_max - batch.bytes)
-            spans = self._tailer.read(batch, min(SLICE_BYTES, room))
+            spans = self._tailer.read(batch, min(SLICE_BYTES, room), quiet_only=quiet_only)
             batch.spans.clear()  # parsed slice by slice: a batch must not keep all its bytes in memory
             if spans:
                 lines = split(spans)
                 sizes = lines.ends - lines.starts
                 self._long_bytes += int(sizes[sizes > LONG_LINE_BYTES].sum())
                 return lines
-            if self._is_full(batch):
+            if self._is_full(batch, quiet_only):
                 return None

@@ -34,7 +34,7 @@ class Lookout:
         self._hints: set[bytes] = set()
         self._rescan = False
         self._error: str | None = None
-        self._next_scan = self._next_rescan = self._next_poll = 0.0
+        self._next_scan = self._next_rescan = self._next_poll = self._earliest_poll = 0.0
         self.scan_seconds = 0.0
         """How long the last full scan took."""
 
@@ -76,11 +76,19 @@ class Lookout:
 
     def poll_when_due(self, writer: Writer) -> None:
         """Look at the files that grew lately; also while a batch gathers, which their lines then join."""
+        if time.monotonic() >= self._next_poll:
+            self._poll(writer)
+
+    def poll_again(self, writer: Writer) -> None:
+        """The same before it is due: what has come while a commit of a flood went on."""
+        if time.monotonic() >= self._earliest_poll:
+            self._poll(writer)
+
+    def _poll(self, writer: Writer) -> None:
         now = time.monotonic()
-        if now >= self._next_poll:
-            writer.tailer.poll()
-            seconds = time.monotonic() - now
-            self._next_poll = now + max(writer.settings.watch.poll_seconds, seconds / POLL_SHARE)
+        writer.tailer.poll()
+        self._earliest_poll = now + (time.monotonic() - now) / POLL_SHARE
+        self._next_poll = max(now + writer.settings.watch.poll_seconds, self._earliest_poll)
 
     def _judge_spool(self, writer: Writer) -> None:
         error = writer.tailer.spool_error

@@ -173,13 +173,16 @@ class Writer:
         )
         self._report_observed()
 
-    def ingest(self, *, seconds: float = math.inf, look: Callable[[], None] = lambda: None) -> Committed | None:
+    def ingest(
+        self, *, seconds: float = math.inf, look: Callable[[], None] = lambda: None, quiet_only: bool = False
+    ) -> Committed | None:
         """Read, parse and commit one batch; None when there was nothing. Durable when it returns.
 
         What became known of files without reading any (renames, doubts, kept fragments) is written as well. After
         `seconds` no further slice is begun. `look` is called before each: what it finds new comes into this batch.
+        `quiet_only`: nothing is read of files with a backlog.
         """
-        gathered = self._intake.gather(self.clock.now, seconds=seconds, look=look)
+        gathered = self._intake.gather(self.clock.now, seconds=seconds, look=look, quiet_only=quiet_only)
         batch = gathered.batch
         if not batch:
             self._report_observed()

@@ -79,13 +79,43 @@ def test_case_11_and_case_19_many_files_some_growing_keep_few_descriptors_open_a
     piperd.stop()
 
 
+def flood_of(spool: Path, events: int) -> None:
+    """A file with so many events, older than any other: the oldest is read first."""
+    flood = spool / "ws1" / "flood" / "a.jsonl"
+    flood.parent.mkdir(parents=True)
+    flood.write_bytes(b"".join(event_line(f"flood-{number}") for number in range(events)))
+    os.utime(flood, (1, 1))
+
+
+def test_case_18_lines_that_come_while_a_flood_is_committed_need_not_wait_for_its_next_batch(tmp_path: Path) -> None:
+    quiet = tmp_path / "spool" / "ws1" / "quiet" / "a.jsonl"
+    with spool_run(tmp_path) as run:
+        flood_of(tmp_path / "spool", 60_000)
+        quiet.parent.mkdir()
+        quiet.write_bytes(event_line("quiet-0"))
+        run.writer.scan()
+        run.writer.ingest(seconds=0.0)
+        with quiet.open("ab") as stream:
+            stream.write(event_line("quiet-1"))
+        run.writer.scan()
+        assert run.writer.tailer.is_flooded
+        before = len(run.rows("events"))
+        done = run.writer.ingest(quiet_only=True)
+        assert done is not None
+        assert done.accepted == 1
+        assert {row["event_id"] for row in run.rows("events")} >= {"quiet-0", "quiet-1"}
+        assert len(run.rows("events")) == before + 1
+        assert run.writer.ingest(quiet_only=True) is None
+        while run.writer.ingest():
+            pass
+        assert not run.writer.tailer.is_flooded
+        assert len(run.rows("events")) == 60_000 + 2
+
+
 def test_case_18_a_file_with_a_huge_backlog_lets_every_quiet_one_into_the_same_slice(tmp_path: Path) -> None:
     quiet = [f"ws1/quiet/{number}.jsonl" for number in range(200)]
     with spool_run(tmp_path) as run:
-        flood = tmp_path / "spool" / "ws1" / "flood" / "a.jsonl"
-        flood.parent.mkdir(parents=True)
-        flood.write_bytes(b"".join(event_line(f"flood-{number}") for number in range(40_000)))
-        os.utime(flood, (1, 1))  # the oldest is read first
+        flood_of(tmp_path / "spool", 40_000)
         for name in quiet:
             path = tmp_path / "spool" / name
             path.parent.mkdir(exist_ok=True)

@@ -127,14 +127,27 @@ class Tailer:
         """Whether a slice would find something to read."""
         return bool(self._tracker.ready)
 
-    def read(self, batch: Batch, slice_bytes: int) -> list[Span]:
+    @property
+    def quiet_ready(self) -> bool:
+        """Whether a slice would find something in a source of which one turn takes all that is unread."""
+        return any(map(self._is_quiet, self._tracker.ready))
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether a source needs more than one turn: the others would wait for it."""
+        return not all(map(self._is_quiet, self._tracker.ready))
+
+    def read(self, batch: Batch, slice_bytes: int, *, quiet_only: bool = False) -> list[Span]:
         """Add up to about `slice_bytes` of complete lines to `batch`, each ready source in turn; returns the new spans.
 
-        No source gets more than one turn of `turn_bytes` before every other ready one had its own.
+        No source gets more than one turn of `turn_bytes` before every other ready one had its own; with `quiet_only`,
+        those that need more get none.
         """
         tracker, ledger = self._tracker, self._tracker.ledger
         first, size, lines = len(batch.spans), 0, batch.lines
         for source in list(tracker.ready):
+            if quiet_only and not self._is_quiet(source):
+                continue
             del tracker.ready[source]
             self._progress()
             turn = take_turn(self._root, source, batch.checkpoints.get(source), self._limits)
@@ -188,6 +201,9 @@ class Tailer:
         return observed
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _is_quiet(self, source: Source) -> bool:
+        return source.unread_bytes <= self._limits.turn_bytes
 
     def _settle(self, source: Source, turn: Turn, batch: Batch) -> None:
         """Take the result of a turn into the batch and the source's state."""
