@@ -184,10 +184,10 @@ def test_an_error_while_a_batch_is_read_leaves_the_ones_before_it_committed(
     calls = iter(range(1000))
     read = Tailer.read
 
-    def fail_once(*arguments: Any) -> list[Span]:
+    def fail_once(*arguments: Any, **options: Any) -> list[Span]:
         if next(calls) == 2:
             raise OSError(errno.EIO, "the spool is gone")
-        return read(*arguments)
+        return read(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Tailer, "read", fail_once)

@@ -97,7 +97,7 @@ def test_case_18_lines_that_come_while_a_flood_is_committed_need_not_wait_for_it
         run.writer.ingest(seconds=0.0)
         with quiet.open("ab") as stream:
             stream.write(event_line("quiet-1"))
-        run.writer.scan()
+        run.writer.tailer.look(b"ws1/quiet/a.jsonl")
         assert run.writer.tailer.is_flooded
         before = len(run.rows("events"))
         done = run.writer.ingest(quiet_only=True)
