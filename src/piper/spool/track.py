@@ -35,8 +35,8 @@ HOT_SECONDS = 600.0
 REST_SECONDS = 86_400.0
 REST_SCANS = 5
 """Of a file that was silent for REST_SECONDS every scan sees the name and the inode number, one in REST_SCANS the size:
-nine tenths of what a scan costs are `stat` (bench/choices.py, rest). The first scan, and the one after a failure, look
-at everything."""
+most of what a scan costs is `stat` (bench/choices.py, rest). The first scan, and the one after a failure, look at
+everything."""
 
 
 class Tracker:
