@@ -18,7 +18,7 @@ from piper.spool.open import open_to_list
 
 SUFFIX = b".jsonl"
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-"""Of `os.fsencode`, which takes twice as long."""
+"""How names are bytes to the system, as `os.fsencode` has it."""
 DEPTH_MAX = 6
 """Host, user, and a few levels below a user directory; deeper trees are somebody's accident, and reported."""
 
