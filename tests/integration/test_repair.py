@@ -55,9 +55,19 @@ def chunk_files(ground: Ground, *, deep: bool = False) -> Check:
 
 
 def rows(ground: Ground, view: str) -> list[tuple[Any, ...]]:
-    """A view's rows without what says when they came."""
-    without = " EXCLUDE (ingested_at_utc)" if view == "silver_events" else ""
+    """A view's rows without what says when they came, and from which of the places where the event was written."""
+    without = " EXCLUDE (ingested_at_utc, source_file, source_offset, source_line)" if view == "silver_events" else ""
     return ground.query(f"SELECT *{without} FROM {view} ORDER BY event_id")
+
+
+def assert_places_are_true(ground: Ground) -> None:
+    """Each event's line is where silver says that it came from."""
+    places = ground.query("SELECT event_id, source_file, source_offset, source_line FROM silver_events")
+    assert places
+    for event_id, file, offset, number in places:
+        data = (ground.raw / file).read_bytes()
+        assert json.loads(data[offset : data.index(b"\n", offset)])["event_id"] == event_id
+        assert data.count(b"\n", 0, offset) + 1 == number
 
 
 def test_every_fault_is_named_and_the_rows_come_back_from_raw(ground: Ground) -> None:
@@ -93,6 +103,7 @@ def test_every_fault_is_named_and_the_rows_come_back_from_raw(ground: Ground) ->
     }
     assert (done["restored"], done["lost"], done["lost_by_day"]) == (done["rows"], 0, {})
     assert {view: rows(ground, view) for view in before} == before
+    assert_places_are_true(ground)
     assert chunk_files(ground, deep=True).level == "PASS"
     assert inside.with_name(f"{inside.name}.damaged").exists()
     check_all(ground)
