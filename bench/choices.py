@@ -84,7 +84,7 @@ def casts() -> float:
 def laxity(spool: Path) -> float:
     data = b"".join(file.read_bytes() for file in sorted(spool.glob("*/*/*.jsonl")))[: 32 << 20]
     data = data[: data.rfind(b"\n") + 1]
-    lines = split([Span(Source(b"h/u/x.jsonl", 0, 0), 0, 1, data.count(b"\n"), data)])
+    lines = split([Span.of(Source(b"h/u/x.jsonl", 0, 0), 0, 1, data)])
     con = duckdb.connect(config={"threads": 1})
     con.execute("CREATE TABLE lines (line VARCHAR)")
     table = pa.table({"line": data.decode().splitlines()})
@@ -146,7 +146,7 @@ def checkpoint(spool: Path) -> float:
     slices = []
     for file in sorted(spool.glob("*/*/*.jsonl")):
         data = file.read_bytes()
-        slices.append(split([Span(Source(b"h/u/x.jsonl", 0, 0), 0, 1, data.count(b"\n"), data)]))
+        slices.append(split([Span.of(Source(b"h/u/x.jsonl", 0, 0), 0, 1, data)]))
     now = datetime.now(UTC).replace(tzinfo=None)
 
     def parse(threshold: str) -> float:

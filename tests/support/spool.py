@@ -197,12 +197,13 @@ class Spool:
 def lines_of(batch: Batch) -> Iterator[Line]:
     """The lines of a batch, split the plain way; checks that each span is whole lines."""
     for span in batch.spans:
-        assert span.data.endswith(b"\n")
-        assert span.data.count(b"\n") == span.lines
-        offset = span.start_offset
-        for number, text in enumerate(span.data[:-1].split(b"\n")):
+        data, offset = bytes(span.data), span.start_offset
+        assert data.endswith(b"\n")
+        for number, text in enumerate(data[:-1].split(b"\n")):
             yield Line(display_path(span.source.path), offset, span.start_line + number, text)
             offset += len(text) + 1
+            assert span.start_offset + span.ends[number] == offset
+        assert span.lines == number + 1
 
 
 def numbered(start: int, end: int) -> bytes:

@@ -402,7 +402,7 @@ def test_lines_that_may_be_lax_are_found_wherever_a_block_ends(
     texts = [bytes(random.choices(b'nNaAiIfF:, -"}]x\t', k=random.randint(0, 12))) + b"\n" for _ in range(500)]
     data = b"".join(texts)
     source = Source(path=b"h/u/a.jsonl", device=0, inode=0)
-    found = parse.suspicious_lines(parse.split([Span(source, 0, 1, len(texts), data)]))
+    found = parse.suspicious_lines(parse.split([Span.of(source, 0, 1, data)]))
     wanted = [number == 0 or bool(LAX.search(b"\n" + text)) for number, text in enumerate(texts)]
     assert found.tolist() == wanted
     assert 0 < sum(wanted) < len(texts)

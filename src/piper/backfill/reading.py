@@ -11,10 +11,11 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -241,9 +242,8 @@ def _cut(span: Span, limit: int | None) -> Span:
     """The lines that begin before `limit`."""
     if limit is None or span.start_offset + len(span.data) <= limit:
         return span
-    end = span.data.find(b"\n", max(0, limit - span.start_offset - 1)) + 1
-    data = span.data[:end]
-    return Span(span.source, span.start_offset, span.start_line, data.count(b"\n"), data)
+    ends = span.ends[: np.searchsorted(span.ends, limit - span.start_offset) + 1]
+    return replace(span, data=span.data[: int(ends[-1])], ends=ends)
 
 
 # ---- into the workbench ----------------------------------------------------------------------------------------------

@@ -136,4 +136,4 @@ class Replay:
 def _span(found: Found, raw: bytes) -> Span:
     record = found.record
     source = Source(path=record["source_file"].encode("utf-8", "surrogatepass"), device=0, inode=0)
-    return Span(source, record["source_offset"], record["source_line"], 1, raw + b"\n")
+    return Span.of(source, record["source_offset"], record["source_line"], raw + b"\n")

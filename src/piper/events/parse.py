@@ -203,15 +203,15 @@ class Parser:
 
 
 def split(spans: Sequence[Span]) -> Lines:
-    """Find the lines of `spans`: one pass over their bytes, no object a line."""
+    """Put the lines of `spans` one behind the other: no object a line."""
     data = b"".join(span.data for span in spans)
-    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == 0x0A).astype(np.int64) + 1
-    starts = np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]])
     counts = np.array([span.lines for span in spans], dtype=np.int64)
     sizes = np.array([len(span.data) for span in spans], dtype=np.int64)
     span_of = np.repeat(np.arange(len(spans)), counts)
     data_at = np.cumsum(sizes) - sizes
     line_at = np.cumsum(counts) - counts
+    ends = np.concatenate([np.empty(0, np.int64), *(span.ends for span in spans)]) + data_at[span_of]
+    starts = np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1]])
     first_offset = np.array([span.start_offset for span in spans], dtype=np.int64)
     first_line = np.array([span.start_line for span in spans], dtype=np.int64)
     offsets = starts - data_at[span_of] + first_offset[span_of]
@@ -263,8 +263,13 @@ def _not_utf8(lines: Lines) -> list[int]:
 
 
 def _is_utf8(data: bytes) -> bool:
-    try:
-        codecs.utf_8_decode(data, "strict", True)
-    except UnicodeDecodeError:  # it holds a copy of all the data, so a restart after each bad line would be quadratic
-        return False
+    if data.isascii():
+        return True
+    view, at = memoryview(data), 0
+    while at < len(data):  # block by block: the text of a whole slice would be memory that the system clears first
+        block = view[at : at + _BLOCK_BYTES]
+        try:
+            at += codecs.utf_8_decode(block, "strict", at + len(block) == len(data))[1]
+        except UnicodeDecodeError:
+            return False
     return True

@@ -18,8 +18,10 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from piper.spool.identity import (
     GUARD_BYTES,
@@ -45,8 +47,18 @@ class Span:
     start_offset: int
     start_line: int
     """1-based number of the first line."""
-    lines: int
-    data: bytes
+    data: bytes | memoryview
+    ends: npt.NDArray[np.int64]
+    """Where each line ends in `data`, its newline included."""
+
+    @classmethod
+    def of(cls, source: Source, start_offset: int, start_line: int, data: bytes) -> Self:
+        """The span over `data`, which ends with a newline."""
+        return cls(source, start_offset, start_line, data, line_ends(data))
+
+    @property
+    def lines(self) -> int:
+        return len(self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,11 @@ class _View:
         return os.pread(self.fd, end - start, start)
 
 
+def line_ends(data: bytes | memoryview) -> npt.NDArray[np.int64]:
+    """Where the complete lines of `data` end, newlines included."""
+    return np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A).astype(np.int64, copy=False) + 1
+
+
 def take_turn(root: bytes, source: Source, start: Checkpoint | None, limits: Limits) -> Turn:
     """Read complete lines of `source` from its offset, or from `start` where a batch under way has already read ahead.
 
@@ -231,17 +248,18 @@ def _take_lines(view: _View, limits: Limits) -> Turn:
         return _skip_hole(view)
     nul = buffer.find(b"\0", max(lead, source.nul_until - view.base))
     until = len(buffer) if nul < 0 else nul
-    end = (buffer.rfind(b"\n", lead, until) + 1) or lead
-    is_long = until - end > limits.line_bytes_max
-    last = end
-    end = _end_of_lines(buffer, lead, end, limits.turn_lines)
+    ends = line_ends(memoryview(buffer)[lead:until])
+    last = lead + int(ends[-1]) if len(ends) else lead
+    is_long = until - last > limits.line_bytes_max
+    ends = ends[: limits.turn_lines]
+    end = lead + int(ends[-1]) if len(ends) else lead
     if is_long and end == lead:
         before = buffer[max(0, until - GUARD_BYTES) : until]
         source.long_line = LongLine(buffer[lead : lead + SAMPLE_BYTES], view.base + until, before)
         return Turn(Outcome.READ, fragment=source.fragment, more=True, bytes_read=until - lead)
     turn = Turn(Outcome.IDLE, bytes_read=len(buffer) - lead)
     if end > lead:
-        turn = _lines_turn(view, lead, end)
+        turn = _lines_turn(view, lead, ends)
     beyond = nul < 0 and view.end < source.size
     turn.more = is_long or end < last or (beyond and end > lead)
     turn.fragment = buffer[end:until] or None if not turn.more else None
@@ -251,23 +269,13 @@ def _take_lines(view: _View, limits: Limits) -> Turn:
     return turn
 
 
-def _end_of_lines(buffer: bytes, start: int, end: int, lines_max: int) -> int:
-    """Where the lines of [start, end) end, at most so many of them."""
-    if end - start <= lines_max or buffer.count(b"\n", start, end) <= lines_max:
-        return end
-    newlines = np.flatnonzero(np.frombuffer(buffer, np.uint8, end - start, start) == 0x0A)
-    return start + int(newlines[lines_max - 1]) + 1
-
-
-def _lines_turn(view: _View, lead: int, end: int) -> Turn:
-    at, data = view.at, view.buffer[lead:end]
-    lines = data.count(b"\n")
-    checkpoint = view.checkpoint(at.offset + len(data), lines)
-    start, read = at.offset, len(data)
-    if start == 0 and data.startswith(BOM):
-        start, data = len(BOM), data[len(BOM) :]
-    span = Span(view.source, start, at.lines + 1, lines, data)
-    return Turn(Outcome.READ, span, checkpoint=checkpoint, bytes_read=read)
+def _lines_turn(view: _View, lead: int, ends: npt.NDArray[np.int64]) -> Turn:
+    start, size = view.at.offset, int(ends[-1])
+    checkpoint = view.checkpoint(start + size, len(ends))
+    skipped = len(BOM) if start == 0 and view.buffer.startswith(BOM) else 0
+    data = memoryview(view.buffer)[lead + skipped : lead + size]
+    span = Span(view.source, start + skipped, view.at.lines + 1, data, ends - skipped if skipped else ends)
+    return Turn(Outcome.READ, span, checkpoint=checkpoint, bytes_read=size)
 
 
 def _skip_hole(view: _View) -> Turn:
