@@ -27,6 +27,7 @@ from piper.failpoints import failpoint
 from piper.ops.storage import chunk_counts
 from piper.settings import Retention
 from piper.silver.rewrite import Rewrite, partitions
+from piper.silver.source_states import forget_sources, forgettable_sources
 from piper.upkeep import Hands
 from piper.writer import Writer
 
@@ -198,7 +199,7 @@ def _our_files(fd: int) -> list[tuple[str, int]]:
 
 
 def _prune_sources(hands: Hands, days: int, dry_run: bool) -> Pruned:
-    found = hands.writer.store.forgettable_sources(days, hands.con)
+    found = forgettable_sources(hands.con, days)
     if found and not dry_run:
-        hands.in_writer(lambda writer: writer.store.forget_sources(days))
+        hands.in_writer(lambda writer: forget_sources(writer.store.con, days))
     return Pruned(hands.writer.clock.now().date() - timedelta(days=days), 0, found, 0)

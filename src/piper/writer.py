@@ -24,11 +24,13 @@ from piper.ops.pace import Pace
 from piper.publish.warehouse import Warehouse
 from piper.settings import Settings
 from piper.silver.commit import Committed, commit, create_work_tables
+from piper.silver.diagnosis import explain
 from piper.silver.export import export_rejections
 from piper.silver.masking import Masking
 from piper.silver.relations import SilverRelations
 from piper.silver.release import purge_released
-from piper.silver.store import Store, explain
+from piper.silver.source_states import read_sources
+from piper.silver.store import Store
 from piper.spool.hosts import SpoolHost, SpoolHosts
 from piper.spool.tail import Batch, Tailer
 from piper.spool.turn import SAMPLE_BYTES, Limits
@@ -88,7 +90,7 @@ class Writer:
             limits,
             monotonic=clock.monotonic,
             utc=clock.utc,
-            sources=store.sources(settings.retention.source_days),
+            sources=read_sources(store.con, settings.retention.source_days),
             vanished_days=settings.retention.source_days,
             progress=progress,
         )

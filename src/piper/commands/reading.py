@@ -86,7 +86,7 @@ def _reader_is_gone() -> bool:
 
 
 def _warn_if_nobody_writes(layout: Layout) -> None:
-    from piper.silver.store import read_holder
+    from piper.silver.holder import read_holder
 
     if sys.stderr.isatty() and layout.manifest.exists() and read_holder(layout.writer_file) is None:
         typer.echo("piperd is not running: nothing new comes until it, or `piper ingest`, runs", err=True)

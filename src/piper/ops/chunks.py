@@ -12,7 +12,7 @@ from piper.ops.control import ask
 from piper.repair import verified
 from piper.settings import Settings
 from piper.silver import schema
-from piper.silver.store import translate
+from piper.silver.diagnosis import translate
 from piper.silver.verify import find_broken
 
 ASK_SECONDS = 60.0

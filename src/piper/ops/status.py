@@ -28,9 +28,10 @@ from piper.ops.control import DaemonNotRunningError, ask
 from piper.ops.metric_list import ERRNOS, FILE_EVENTS
 from piper.settings import Settings
 from piper.silver import schema
+from piper.silver.diagnosis import translate
 from piper.silver.masking import read_state
 from piper.silver.segments import segments_in
-from piper.silver.store import translate, utc_now
+from piper.silver.store import utc_now
 from piper.spool.discover import scan_spool
 from piper.spool.identity import display_path
 from piper.spool.open import open_to_read

@@ -38,22 +38,14 @@ from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import log_of
 from piper.silver.datasets import MACROS
+from piper.silver.diagnosis import explain, translate, unusable
+from piper.silver.holder import holder_of, write_holder
 from piper.silver.owner import check_may_rebuild
 from piper.silver.salvage import DAMAGED, SALVAGED, Progress, Salvage, find_chunks, hidden_by, number_in
 from piper.silver.salvage_quarantine import QuarantineSalvage
 from piper.silver.segments import segments_in
 from piper.silver.staging import unfold
-from piper.silver.store import (
-    Store,
-    check_version,
-    connect,
-    explain,
-    holder_of,
-    translate,
-    unusable,
-    utc_now,
-    write_holder,
-)
+from piper.silver.store import Store, check_version, connect, utc_now
 
 
 @dataclass(slots=True)

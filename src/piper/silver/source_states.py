@@ -1,14 +1,17 @@
-"""Source states: where each spool file stands, written to the manifest in the transaction of the rows read from it."""
+"""Source states: where each spool file stands, in the manifest; written in the transaction of the rows read from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from piper.prepared import Prepared
-from piper.spool.identity import Checkpoint, Source, display_path
+from piper.silver.store import utc_now
+from piper.spool.identity import VANISHED_DAYS, Checkpoint, Doubt, Source, Suspicion, display_path
 from piper.spool.tail import Batch
 
 COLUMNS = (
@@ -17,6 +20,35 @@ COLUMNS = (
 )  # fmt: skip
 _INT64_MAX = 2**63 - 1
 """Nanoseconds of the year 2262: everyone can `touch` a file into a later one."""
+SOURCES_AT_ONCE = 4096
+"""Rows of the manifest that are fetched together."""
+
+
+def read_sources(con: duckdb.DuckDBPyConnection, vanished_days: int = VANISHED_DAYS) -> list[Source]:
+    """Every spool file that has a state, oldest first; forgets those that vanished so long ago."""
+    forget_sources(con, vanished_days)
+    found = con.execute(
+        "SELECT source_id, path, device, inode, read_offset, lines, head, head_bytes, guard, guard_bytes, size,"
+        " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
+    )
+    sources: list[Source] = []
+    numbers: dict[int, int] = {}
+    while rows := found.fetchmany(SOURCES_AT_ONCE):  # 100,000 rows of tuples would be as much memory again
+        sources.extend(_source(row, numbers) for row in rows)
+    return sources
+
+
+def forgettable_sources(con: duckdb.DuckDBPyConnection, vanished_days: int) -> int:
+    """How many spool files vanished so long ago."""
+    before = utc_now() - timedelta(days=vanished_days)
+    row = con.execute("SELECT count(*) FROM sources WHERE vanished AND updated_at_utc < ?", [before]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def forget_sources(con: duckdb.DuckDBPyConnection, vanished_days: int) -> None:
+    """Drop the state of spool files that vanished so long ago."""
+    before = utc_now() - timedelta(days=vanished_days)
+    con.execute("DELETE FROM sources WHERE vanished AND updated_at_utc < ?", [before])
 
 
 def write_sources(prepared: Prepared, batch: Batch, now: datetime) -> None:
@@ -43,6 +75,19 @@ def write_sources(prepared: Prepared, batch: Batch, now: datetime) -> None:
                 SELECT {columns}, $now FROM source_states ANTI JOIN sources USING (source_id)""",
                 now=now,
             )
+
+
+def _source(row: tuple[Any, ...], numbers: dict[int, int]) -> Source:
+    """`numbers`: those that many sources share, so that each is one object and not one a source."""
+    (source_id, path, device, inode, offset, lines, head, head_bytes, guard, guard_bytes, size, mtime_ns, vanished,
+     fragment, doubt, since, looks) = row  # fmt: skip
+    device, head_bytes, guard_bytes = (numbers.setdefault(n, n) for n in (device, head_bytes, guard_bytes))
+    return Source(
+        path=path, device=device, inode=inode, source_id=source_id, offset=offset, lines=lines, head=head,
+        head_bytes=head_bytes, guard=guard, guard_bytes=guard_bytes, vanished=vanished, fragment=fragment,
+        size=offset if size == offset else size, mtime_ns=mtime_ns,
+        suspicion=Suspicion(Doubt(doubt), since, looks) if doubt else None,
+    )  # fmt: skip
 
 
 def _number(prepared: Prepared, sources: Sequence[Source]) -> None:

@@ -8,36 +8,27 @@ removed.
 from __future__ import annotations
 
 import errno
-import json
-import os
-import re
-import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 import duckdb
 
-from piper.errors import DataRootError, ManifestDamagedError, ManifestNewerError, PiperError, WriterLockedError
-from piper.files import ensure_writable, make_directory, write_atomic
+from piper.errors import DataRootError, ManifestDamagedError, ManifestNewerError, WriterLockedError
+from piper.files import ensure_writable, make_directory
 from piper.layout import Layout
 from piper.prepared import Prepared
 from piper.settings import Settings
 from piper.silver import schema
 from piper.silver.belonging import check_is_there, check_not_lost, check_not_older, holds_data
 from piper.silver.datasets import DATASETS, MACROS
+from piper.silver.diagnosis import as_piper_error
+from piper.silver.holder import write_holder
 from piper.silver.keys import Keys
 from piper.silver.owner import check_owner, own
 from piper.silver.staging import REWRITE, SEAL, recover_staging
-from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion
-
-SOURCES_AT_ONCE = 4096
-"""Rows of the manifest that are fetched together."""
-T = TypeVar("T")
 
 CHECKPOINT_THRESHOLD = "1GB"
 """Of the log since the last checkpoint: more than a batch or a full tail ever is."""
@@ -118,17 +109,17 @@ class Store:
         store: Store | None = None
         try:
             _check_version(con, layout)
-            _as_piper_error(lambda: check_is_there(con, layout), layout.manifest)
-            _as_piper_error(lambda: check_owner(con, layout), layout.manifest)
+            as_piper_error(lambda: check_is_there(con, layout), layout.manifest)
+            as_piper_error(lambda: check_owner(con, layout), layout.manifest)
             for directory in (layout.silver, layout.staging, layout.warehouse, layout.quarantine, layout.run_logs):
                 ensure_writable(directory, "directory")
             _prepare(con, layout)
-            _as_piper_error(lambda: own(con, layout), layout.manifest)
+            as_piper_error(lambda: own(con, layout), layout.manifest)
             store = opened = cls(layout, con)
             check_not_older(layout, store.progress().commit_seq)
-            _as_piper_error(lambda: recover_staging(layout, durable_through(store.progress())), layout.manifest)
-            _as_piper_error(lambda: opened.keys.recover(con), layout.manifest)
-            _as_piper_error(lambda: write_holder(layout, command), layout.manifest)
+            as_piper_error(lambda: recover_staging(layout, durable_through(store.progress())), layout.manifest)
+            as_piper_error(lambda: opened.keys.recover(con), layout.manifest)
+            as_piper_error(lambda: write_holder(layout, command), layout.manifest)
         except BaseException:
             if store is not None:
                 store.second_con.close()
@@ -179,33 +170,9 @@ class Store:
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def forgettable_sources(self, vanished_days: int, con: duckdb.DuckDBPyConnection) -> int:
-        """How many spool files vanished so long ago."""
-        before = utc_now() - timedelta(days=vanished_days)
-        row = con.execute("SELECT count(*) FROM sources WHERE vanished AND updated_at_utc < ?", [before]).fetchone()
-        return int(row[0]) if row else 0
-
-    def forget_sources(self, vanished_days: int) -> None:
-        """Drop the state of spool files that vanished so long ago."""
-        before = utc_now() - timedelta(days=vanished_days)
-        self.con.execute("DELETE FROM sources WHERE vanished AND updated_at_utc < ?", [before])
-
     def forget_quarantine_files(self, before: date) -> None:
         """Drop what is known of the quarantine files of days before this one; they are deleted."""
         self.con.execute("DELETE FROM quarantine_files WHERE quarantine_date < ?", [before])
-
-    def sources(self, vanished_days: int = VANISHED_DAYS) -> list[Source]:
-        """Every spool file that has a state, oldest first; forgets those that vanished so long ago."""
-        self.forget_sources(vanished_days)
-        found = self.con.execute(
-            "SELECT source_id, path, device, inode, read_offset, lines, head, head_bytes, guard, guard_bytes, size,"
-            " mtime_ns, vanished, fragment, doubt, doubt_since, doubt_looks FROM sources ORDER BY source_id"
-        )
-        sources: list[Source] = []
-        numbers: dict[int, int] = {}
-        while rows := found.fetchmany(SOURCES_AT_ONCE):  # 100,000 rows of tuples would be as much memory again
-            sources.extend(_source(row, numbers) for row in rows)
-        return sources
 
 
 def _ground(layout: Layout) -> dict[Path, tuple[int, int]]:
@@ -220,19 +187,6 @@ def _identity(path: Path) -> tuple[int, int]:
 def durable_through(progress: Progress) -> dict[str, int]:
     """The last durable number of each kind of directory in staging."""
     return {SEAL: progress.sealed_through, REWRITE: progress.rewritten_through}
-
-
-def _source(row: tuple[Any, ...], numbers: dict[int, int]) -> Source:
-    """`numbers`: those that many sources share, so that each is one object and not one a source."""
-    (source_id, path, device, inode, offset, lines, head, head_bytes, guard, guard_bytes, size, mtime_ns, vanished,
-     fragment, doubt, since, looks) = row  # fmt: skip
-    device, head_bytes, guard_bytes = (numbers.setdefault(n, n) for n in (device, head_bytes, guard_bytes))
-    return Source(
-        path=path, device=device, inode=inode, source_id=source_id, offset=offset, lines=lines, head=head,
-        head_bytes=head_bytes, guard=guard, guard_bytes=guard_bytes, vanished=vanished, fragment=fragment,
-        size=offset if size == offset else size, mtime_ns=mtime_ns,
-        suspicion=Suspicion(Doubt(doubt), since, looks) if doubt else None,
-    )  # fmt: skip
 
 
 def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
@@ -261,7 +215,7 @@ def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
-    con = _as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
+    con = as_piper_error(lambda: duckdb.connect(str(layout.manifest), config=config), layout.manifest)
     layout.manifest.chmod(0o640)
     con.execute("ATTACH ':memory:' AS work")
     _use(con)
@@ -276,8 +230,8 @@ def _use(con: duckdb.DuckDBPyConnection) -> None:
 
 def _check_version(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     path = layout.manifest
-    found = _as_piper_error(lambda: schema.stored_version(con), path)
-    if _as_piper_error(lambda: schema.is_unfinished(con), path):
+    found = as_piper_error(lambda: schema.stored_version(con), path)
+    if as_piper_error(lambda: schema.is_unfinished(con), path):
         raise ManifestDamagedError(path, "a rebuild of it was not finished")
     if found == 0 and holds_data(layout):
         raise ManifestDamagedError(path, f"it has no tables, and {layout.data_root} holds ingested data")
@@ -311,101 +265,4 @@ def _prepare(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         ):
             con.execute(f"SELECT count(*) FROM {table}").fetchall()
 
-    _as_piper_error(prepare, layout.manifest)
-
-
-def _as_piper_error(action: Callable[[], T], manifest: Path) -> T:
-    """Run `action`; errors about the manifest and its directories become ones that say what to do."""
-    try:
-        return action()
-    except duckdb.Error as error:
-        raise translate(error, manifest) from error
-    except OSError as error:
-        raise unusable(error) from error
-
-
-_DAMAGE = r"Corrupt database file|Could not read enough bytes|not a valid DuckDB|Failed to deserialize"
-_NO_ACCESS = r"No space left|Permission denied|Read-only file system|Disk quota|Input/output error|Stale file handle"
-
-
-def explain(error: duckdb.Error | OSError, layout: Layout) -> PiperError | None:
-    """What an error of any step on an open store means to an operator; None when it says nothing about his machine."""
-    if isinstance(error, OSError):
-        return unusable(error)
-    is_known = re.search(f"{_DAMAGE}|{_NO_ACCESS}", str(error)) or isinstance(error, duckdb.OutOfMemoryException)
-    return translate(error, layout.manifest) if is_known else None
-
-
-def unusable(error: OSError) -> DataRootError:
-    """What an error of the file system under the data root means to an operator."""
-    return DataRootError(
-        f"{error.filename or 'the data root'} cannot be used: {error.strerror or error}",
-        hint="Check free space, mount and permissions of that directory.",
-    )
-
-
-def translate(error: duckdb.Error, manifest: Path) -> PiperError:
-    """What a DuckDB error about the manifest means to an operator."""
-    text = str(error)
-    if "lock" in text.lower() and ("Conflicting" in text or "Could not set lock" in text):
-        holder = holder_of(manifest.parent / "writer.json", text)
-        return WriterLockedError(
-            f"{manifest} is held by {holder}",
-            holder=holder,
-            hint="Only one piper writes a data root. Ask it with `piper status`, or stop it first"
-            " (systemctl stop piperd).",
-            is_writer=holder.startswith("`"),
-        )
-    if "different configuration" in text:
-        holder = "this very process"
-        return WriterLockedError(f"{manifest} is held by {holder}", holder=holder, hint="Close its writer first.")
-    if re.search(r"newer|storage version|version number", text):
-        return ManifestNewerError(
-            f"the ingest manifest {manifest} was written by a newer DuckDB: {_first_line(text)}",
-            hint="Install the piper that wrote it, or a newer one.",
-        )
-    if reason := re.search(_NO_ACCESS, text):
-        named = re.search(r'(?:file|directory) "([^"]+)"[^"]*$', text)
-        return DataRootError(
-            f"{named[1] if named else manifest} cannot be used: {reason[0]}",
-            hint="Check free space, mount and permissions of that directory.",
-        )
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return DataRootError(
-            f"the ingest manifest {manifest} cannot be opened: {_first_line(text)}",
-            hint="Raise duckdb.memory_limit.",
-        )
-    return ManifestDamagedError(manifest, _first_line(text))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "unknown error"
-
-
-def write_holder(layout: Layout, command: str) -> None:
-    """Say in the state directory who holds the manifest."""
-    holder = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "command": command,
-        "since_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_atomic(layout.writer_file, json.dumps(holder).encode() + b"\n")
-
-
-def read_holder(writer_file: Path) -> dict[str, object] | None:
-    """Who wrote the holder file last; None when there is none or it cannot be read."""
-    try:
-        holder = json.loads(writer_file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return holder if isinstance(holder, dict) else None
-
-
-def holder_of(writer_file: Path, text: str = "") -> str:
-    """Who holds the manifest, as the holder file and DuckDB's message about its lock tell."""
-    pid = re.search(r"PID (\d+)", text)
-    holder = read_holder(writer_file)
-    if holder and (pid is None or int(pid[1]) == holder.get("pid")):
-        return f"`{holder['command']}` (PID {holder['pid']} on {holder['host']}, since {holder['since_utc']})"
-    return f"another process (PID {pid[1]} on this machine)" if pid else "a process on another machine"
+    as_piper_error(prepare, layout.manifest)

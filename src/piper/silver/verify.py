@@ -24,9 +24,9 @@ import duckdb
 from piper.files import fsync_path, sql_literal
 from piper.layout import Layout
 from piper.silver.datasets import DATASETS
+from piper.silver.diagnosis import unusable
 from piper.silver.salvage import DAMAGED, chunk_paths, stop_if_machine
 from piper.silver.staging import staged_name
-from piper.silver.store import unusable
 
 
 class Fault(enum.StrEnum):
