@@ -209,11 +209,11 @@ class Daemon:
         if writer.tailer.is_flooded:  # what the other files got meanwhile need not wait for the next batch of the flood
             self._lookout.poll_again(writer)
             writer.ingest(seconds=gather_seconds, quiet_only=True)
-        next_publish = self._outlet.keep(writer)
+        next_duty = self._outlet.keep(writer)
         self.is_behind = writer.tailer.ready
         if self.is_behind or self.jobs:
             return 0.0
-        due = min(self._lookout.next_look, next_publish)
+        due = min(self._lookout.next_look(writer), next_duty)
         return max(0.001, due - time.monotonic(), self._outlet.pause())
 
     # ---- opening, failing, stopping ------------------------------------------------------------------------------

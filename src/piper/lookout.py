@@ -51,11 +51,14 @@ class Lookout:
         """The next look is due: the pace may have changed."""
         self._next_poll = 0.0
 
-    @property
-    def next_look(self) -> float:
+    def next_look(self, writer: Writer) -> float:
         """When something is due, on the monotonic clock."""
-        due = [self._next_scan, self._next_poll]
-        return min([*due, self._next_rescan] if self._rescan else due)
+        due = [self._next_scan]
+        if writer.tailer.polls:
+            due.append(self._next_poll)
+        if self._rescan:
+            due.append(self._next_rescan)
+        return min(due)
 
     def look(self, writer: Writer) -> None:
         """Find out what is new: by hints at once, by polling what is hot, by scanning everything."""

@@ -17,7 +17,7 @@ from piper.layout import Layout
 from piper.ops.health import Health
 from piper.ops.metrics import Metrics
 from piper.ops.storage import hidden_chunks, storage_bytes
-from piper.silver.store import explain
+from piper.silver.diagnosis import explain
 from piper.writer import Writer
 
 PUBLISH_SHARE = 0.25
@@ -51,9 +51,9 @@ class Outlet:
         return min(GATHER_SECONDS_MAX, self._next_publish - time.monotonic())
 
     def keep(self, writer: Writer) -> float:
-        """Do what is due. Raises duckdb.Error where the manifest itself fails.
+        """Do what is due; returns when the next thing is, on the monotonic clock.
 
-        Returns when the next publish is due, on the monotonic clock; infinity if there is nothing to publish.
+        Raises duckdb.Error where the manifest itself fails.
         """
         has_news = self._owes or writer.has_news
         if has_news and time.monotonic() >= self._next_publish:
@@ -65,7 +65,7 @@ class Outlet:
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
             self._keep_house(writer)
-        return self._next_publish if has_news else math.inf
+        return min(self._next_mending, self._next_publish if has_news else math.inf)
 
     def _publish(self, writer: Writer) -> None:
         """Export quarantine and publish the tail."""

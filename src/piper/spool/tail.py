@@ -104,6 +104,11 @@ class Tailer:
         return self._tracker.special_paths
 
     @property
+    def polls(self) -> bool:
+        """Whether a poll would look at anything: not where no file grew lately and none is in doubt."""
+        return self._tracker.polls
+
+    @property
     def doubtful(self) -> int:
         """Files that look cut, replaced, gone or full of NUL bytes and are not believed to be yet."""
         return self._tracker.doubtful

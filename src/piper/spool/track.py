@@ -142,6 +142,11 @@ class Tracker:
         return len(self._reported)
 
     @property
+    def polls(self) -> bool:
+        """Whether a poll would look at anything."""
+        return bool(self._hot or self._suspects)
+
+    @property
     def doubtful(self) -> int:
         """Files whose identity, size or presence is in doubt."""
         return len(self._suspects)
