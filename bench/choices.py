@@ -5,6 +5,8 @@
 casts       text of 100,000 integers to BIGINT: `to_bigint` against a cast by way of DECIMAL(38, 10)
 laxity      finding lines where DuckDB's JSON reader may be laxer than RFC 8259, in 32 MiB of simulated lines: byte
             classes against one regular expression a line
+utf8        CPU of making sure that 8 MiB of simulated lines are UTF-8, one letter in a thousand not ASCII: block by
+            block, against decoding them in one piece
 one_core    CPU of writing 100,000 simulated events into their partitions as Parquet: one DuckDB thread against two
 snapshot    CPU of writing 20,000 such rows as a DuckDB file: the encodings that piper leaves on, against all of them
 checkpoint  CPU of parsing 100,000 simulated lines in slices, as piper's Parser does: no checkpoint of the database in
@@ -22,6 +24,7 @@ Each number is the median of five; a ratio below 1 is what piper's way costs of 
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import math
 import multiprocessing
@@ -42,7 +45,7 @@ import pyarrow as pa
 
 from piper import cli, intake
 from piper.demo.simulate import SimulateOptions, simulate
-from piper.events.parse import Parser, split, suspicious_lines
+from piper.events.parse import Parser, is_utf8, split, suspicious_lines
 from piper.files import fsync_path
 from piper.silver.datasets import MACROS
 from piper.silver.store import ROWS_OF_PARTITIONS
@@ -96,6 +99,14 @@ def laxity(spool: Path) -> float:
         time.process_time,
     )
     return ours / other
+
+
+def utf8(spool: Path) -> float:
+    data = b"".join(file.read_bytes() for file in sorted(spool.glob("*/*/*.jsonl")))[: 8 << 20]
+    text = data.decode(errors="ignore")
+    data = "é".join(text[at : at + 1000] for at in range(0, len(text), 1000)).encode()
+    ours = cost(lambda: is_utf8(data), time.process_time)
+    return ours / cost(lambda: codecs.utf_8_decode(data, "strict", True), time.process_time)
 
 
 def events_table(con: duckdb.DuckDBPyConnection, spool: Path) -> None:
@@ -273,6 +284,7 @@ def main() -> None:
         ratios = {
             "casts": casts(),
             "laxity": laxity(spool),
+            "utf8": utf8(spool),
             "one_core": one_core(spool, work),
             "snapshot": snapshot(spool, work),
             "checkpoint": checkpoint(spool),

@@ -389,6 +389,16 @@ def test_a_run_of_bad_lines_costs_each_of_them_only(tmp_path: Path) -> None:
         assert all(base64.b64decode(r["raw_base64"]) == lines[r["source_line"] - 1] for r in records)
 
 
+@pytest.mark.parametrize("block_bytes", [4, 5, 7, 1 << 17])
+def test_text_is_utf8_wherever_a_block_ends(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse, "_BLOCK_BYTES", block_bytes)
+    whole = "aé€😀" * 5
+    assert parse.is_utf8(whole.encode())
+    for bad in (b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xff"):
+        for at in range(len(whole)):
+            assert not parse.is_utf8(whole[:at].encode() + bad + whole[at:].encode()), (bad, at)
+
+
 LAX = re.compile(rb"[:,\[ \t\r\n-](n[an]n|i[an]f)|[, \t\r][}\]]", re.IGNORECASE)
 """A little more than what is lax: the second letter is looked at for both words alike."""
 

@@ -255,18 +255,19 @@ def suspicious_lines(lines: Lines) -> npt.NDArray[np.bool_]:
 
 def _not_utf8(lines: Lines) -> list[int]:
     """Indexes of the lines that are not UTF-8: one pass over the bytes, and line by line only where that fails."""
-    if _is_utf8(lines.data) or not len(lines.starts):
+    if is_utf8(lines.data) or not len(lines.starts):
         return []
     high = np.frombuffer(lines.data, dtype=np.uint8) >= 0x80
     suspects = np.flatnonzero(np.logical_or.reduceat(high, lines.starts))
-    return [index for index in suspects.tolist() if not _is_utf8(lines.raw(index))]
+    return [index for index in suspects.tolist() if not is_utf8(lines.raw(index))]
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
+    """Whether it can be decoded, which is done block by block, and only where it is more than ASCII."""
     if data.isascii():
         return True
     view, at = memoryview(data), 0
-    while at < len(data):  # block by block: the text of a whole slice would be memory that the system clears first
+    while at < len(data):
         block = view[at : at + _BLOCK_BYTES]
         try:
             at += codecs.utf_8_decode(block, "strict", at + len(block) == len(data))[1]
