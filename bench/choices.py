@@ -50,8 +50,8 @@ from piper.files import fsync_path
 from piper.silver.datasets import MACROS
 from piper.silver.store import ROWS_OF_PARTITIONS
 from piper.spool.identity import Source
+from piper.spool.rest import REST_SCANS, REST_SECONDS
 from piper.spool.tail import Tailer
-from piper.spool.track import REST_SCANS, REST_SECONDS
 from piper.spool.turn import Limits, Span
 
 REGEX = r"[:,\[ \t\r-](?:[nN][aA]|[iI][nN][fF])|,[ \t\r\n]*[}\]]"
@@ -257,6 +257,8 @@ def rest(work: Path) -> float:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"{}\n")
         os.utime(path, (two_days_ago, two_days_ago))
+    for directory in raw.glob("*/*"):
+        os.utime(directory, (two_days_ago, two_days_ago))
 
     def scans(rest_seconds: float) -> float:
         limits = Limits(1 << 20, 1 << 16)

@@ -15,8 +15,9 @@ from piper.ops.health import Health
 from piper.writer import Writer
 
 SCAN_SECONDS_MAX = 60.0
-SCAN_SHARE = 0.004
-"""Scans may take this share of one core: small spools are scanned every poll, 100,000 files about once a minute."""
+SCAN_SHARE = 0.003
+"""Scans may take this share of one core: small spools are scanned every poll, 100,000 files at rest every 40 seconds or
+so, and none less often than SCAN_SECONDS_MAX."""
 POLL_SHARE = 0.2
 """The same for looks at the files that grew lately: some thousands every poll, 100,000 less often."""
 RESCAN_SECONDS = 1.0

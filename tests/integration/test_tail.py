@@ -15,8 +15,8 @@ from tests.support.spool import SLICE_BYTES, Spool, lines_of, numbered, texts
 
 from piper.spool.identity import Source
 from piper.spool.open import open_to_list
+from piper.spool.rest import REST_SCANS
 from piper.spool.tail import Batch
-from piper.spool.track import REST_SCANS
 
 A, B = "host/user/a.jsonl", "host/user/b.jsonl"
 
@@ -38,16 +38,18 @@ def half_read(spool: Spool, name: str = A) -> None:
 
 @pytest.fixture
 def resting(tmp_path: Path) -> Spool:
-    """Twenty files that nobody has written to for two days."""
+    """Twenty files that nobody has written to for two days, in a directory with nothing new."""
     spool = Spool(tmp_path / "raw", rest_seconds=86_400)
     for number in range(20):
         spool.append(f"host/user/{number}.jsonl", numbered(number, number + 1))
         spool.set_age(f"host/user/{number}.jsonl", days=2)
+    spool.set_age("host/user", days=2)
+    spool.pass_through()
     spool.pass_through()
     return spool
 
 
-def test_every_file_at_rest_that_grows_is_found_within_five_scans_and_then_at_once(resting: Spool) -> None:
+def test_every_file_at_rest_that_grows_is_found_within_some_scans_and_then_at_once(resting: Spool) -> None:
     for number in range(20):
         resting.append(f"host/user/{number}.jsonl", numbered(100 + number, 101 + number))
     came = [resting.pass_through() for _ in range(REST_SCANS)]
@@ -93,6 +95,65 @@ def test_a_file_at_rest_that_goes_is_renamed_or_replaced_is_seen_by_the_next_sca
     resting.path("host/user/4.jsonl").unlink()
     assert resting.believe() == []
     assert resting.events["vanished"] == 2, "the one that was replaced, and the one that was deleted"
+
+
+def listings(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The directories that one scan lists below the hosts."""
+    listed: list[bytes] = []
+
+    def scandir(fd: int) -> object:
+        listed.append(os.fsencode(Path(f"/proc/self/fd/{fd}").readlink()))
+        return os_scandir(fd)
+
+    os_scandir = os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr("piper.spool.discover.os.scandir", scandir)
+        spool.scan()
+    return [path for path in listed if path.endswith(b"/user")]
+
+
+def test_a_directory_without_change_is_listed_by_one_scan_in_some(
+    resting: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sum(len(listings(resting, monkeypatch)) for _ in range(3 * REST_SCANS)) == 3
+    resting.path("host/user/notes.txt").touch()
+    assert len(listings(resting, monkeypatch)) == 1, "its times have changed"
+
+
+def test_of_a_directory_without_change_each_scan_looks_at_the_files_that_are_in_use(resting: Spool) -> None:
+    resting.append("host/user/3.jsonl", numbered(50, 51))
+    resting.set_age("host/user/3.jsonl", days=0)
+    resting.believe(REST_SCANS, seconds=1.0)
+    for number in range(100, 100 + 2 * REST_SCANS):
+        resting.append("host/user/3.jsonl", numbered(number, number + 1))
+        resting.set_age("host/user/3.jsonl", days=0)
+        assert resting.pass_through() == texts(number, number + 1)
+
+
+@pytest.mark.parametrize("sets_back_times", [False, True])
+def test_what_comes_into_a_directory_without_change_is_found_by_the_next_scan(
+    resting: Spool, sets_back_times: bool
+) -> None:
+    for number in range(100, 100 + 2 * REST_SCANS):
+        resting.append(f"host/user/{number}.jsonl", numbered(number, number + 1))
+        if sets_back_times:  # as a program does that copies a tree
+            resting.set_age("host/user", days=2)
+        assert resting.pass_through() == texts(number, number + 1)
+        resting.set_age("host/user", days=2)
+        resting.pass_through()
+
+
+def test_on_a_file_system_that_does_not_keep_the_times_of_directories_every_scan_soon_lists_them_all(
+    resting: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piper.spool.rest._times", lambda _status: (1, 2, 3, 4))
+    resting.restart()
+    resting.pass_through()
+    resting.append("host/user/100.jsonl", numbered(100, 101))
+    assert resting.believe(REST_SCANS) == texts(100, 101)
+    for number in range(200, 200 + REST_SCANS):
+        resting.append(f"host/user/{number}.jsonl", numbered(number, number + 1))
+        assert resting.pass_through() == texts(number, number + 1)
 
 
 # ---- lines ---------------------------------------------------------------------------------------------------------

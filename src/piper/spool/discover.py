@@ -1,7 +1,8 @@
 """Directory scans: the truth about which spool files exist.
 
 A scan that met an error proves nothing about what it did not see; it says so in `failed` and `root_error`. Symbolic
-links are never followed. Cost: one `scandir` per directory, and one `stat` per file of which the caller asks for it.
+links are never followed. Cost: one `scandir` per directory and one `stat` per file, but for what need not be looked at
+(`rest.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from piper.spool.open import open_to_list
@@ -57,42 +57,42 @@ def is_spool_path(path: bytes) -> bool:
     )
 
 
-def scan_spool(
-    root: str,
-    progress: Callable[[], None] = lambda: None,
-    news_of: Callable[[bytes, os.DirEntry[str]], os.stat_result | None] = lambda _path, entry: status_of(entry),
-) -> Scan:
+class Everything:
+    """What a scan looks at: everything. A subclass may know what need not be looked at."""
+
+    def known_in(self, _directory: bytes, _status: os.stat_result, /) -> tuple[list[bytes], int] | None:
+        """Of a directory of which it is known what is in it: paths of files to look at, and how many others it has."""
+        return None
+
+    def listed(self, _directory: bytes, _status: os.stat_result, _paths: list[bytes], /) -> None:
+        """These files are all that the directory holds; its status was this before and after it was listed."""
+
+    def is_at_rest(self, _path: bytes, _inode: int, /) -> bool:
+        """Whether the file that has this name and number now need not be looked at."""
+        return False
+
+    def is_news(self, _path: bytes, _status: os.stat_result, /) -> bool:
+        """Whether anything differs from what is known of the file."""
+        return True
+
+
+def scan_spool(root: str, progress: Callable[[], None] = lambda: None, attention: Everything | None = None) -> Scan:
     """Walk `root`/<host>/<user>/… and return every *.jsonl in it. Never raises for what it finds there.
 
-    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang. `news_of` gives the
-    status of an entry, or None if it is known and there is nothing new about it; such a file is counted and not kept.
+    `progress` is called for each directory: a walk over a slow share takes minutes and is no hang. Files that are no
+    news, says `attention`, are counted and not kept.
     """
-    scan = Scan()
-    base = os.fsencode(root)
+    scan, base = Scan(), os.fsencode(root)
     stack: list[tuple[bytes, int]] = [(b"", 0)]
     while stack:
         relative, depth = stack.pop()
-        prefix = relative + b"/" if relative else b""
         progress()
         try:
-            with _listing(base, relative) as entries:
-                for entry in entries:
-                    path = prefix + entry.name.encode(_ENCODING, _ERRORS)
-                    try:
-                        if depth >= 2 and path.endswith(SUFFIX):
-                            status = news_of(path, entry)
-                            if status is None:
-                                scan.unchanged += 1
-                            elif stat.S_ISREG(status.st_mode):
-                                scan.files[path] = status
-                            else:
-                                scan.special[path] = kind_of(status.st_mode)
-                        else:
-                            _note_other(entry, path, depth, stack, scan)
-                    except FileNotFoundError:
-                        pass  # deleted between the listing and now: an ordinary absence
-                    except OSError as error:  # the rest of the directory can still be seen
-                        scan.failed[relative or path] = error.errno or 0
+            fd = open_to_list(base, relative)
+            try:
+                _scan_directory(fd, relative, depth, stack, attention or Everything(), scan)
+            finally:
+                os.close(fd)
         except OSError as error:
             if not relative:
                 why = error.strerror or errno.errorcode.get(error.errno or 0, "error")
@@ -102,20 +102,56 @@ def scan_spool(
     return scan
 
 
-def status_of(entry: os.DirEntry[str]) -> os.stat_result:
-    """Of the entry itself, be it a link. Raises OSError."""
-    return entry.stat(follow_symlinks=False)
+def _scan_directory(
+    fd: int, relative: bytes, depth: int, stack: list[tuple[bytes, int]], attention: Everything, scan: Scan
+) -> None:
+    """Take in what is in one directory, `depth` levels below the root. Raises OSError where it cannot be listed."""
+    status = os.fstat(fd)
+    known = attention.known_in(relative, status)
+    if known is not None:
+        paths, others = known
+        scan.unchanged += others
+        for path in paths:
+            try:
+                name = path[len(relative) + 1 :]
+                _note_file(path, os.stat(name, dir_fd=fd, follow_symlinks=False), attention, scan)
+            except OSError as error:
+                _note_error(error, relative, scan)
+        return
+    prefix = relative + b"/" if relative else b""
+    paths, before = [], (len(stack), len(scan.special), len(scan.failed))
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            path = prefix + entry.name.encode(_ENCODING, _ERRORS)
+            try:
+                if depth < 2 or not path.endswith(SUFFIX):
+                    _note_other(entry, path, depth, stack, scan)
+                    continue
+                paths.append(path)
+                if attention.is_at_rest(path, entry.inode()):
+                    scan.unchanged += 1
+                else:
+                    _note_file(path, entry.stat(follow_symlinks=False), attention, scan)
+            except OSError as error:
+                _note_error(error, relative or path, scan)
+    only_files = depth >= 2 and before == (len(stack), len(scan.special), len(scan.failed))
+    if only_files and os.fstat(fd).st_ctime_ns == status.st_ctime_ns:
+        attention.listed(relative, status, paths)
 
 
-@contextmanager
-def _listing(root: bytes, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """The entries of a directory of the spool. Raises OSError."""
-    fd = open_to_list(root, path)
-    try:
-        with os.scandir(fd) as entries:
-            yield entries
-    finally:
-        os.close(fd)
+def _note_file(path: bytes, status: os.stat_result, attention: Everything, scan: Scan) -> None:
+    if not attention.is_news(path, status):
+        scan.unchanged += 1
+    elif stat.S_ISREG(status.st_mode):
+        scan.files[path] = status
+    else:
+        scan.special[path] = kind_of(status.st_mode)
+
+
+def _note_error(error: OSError, directory: bytes, scan: Scan) -> None:
+    """An entry of a directory could not be looked at; the rest of it can still be seen."""
+    if not isinstance(error, FileNotFoundError):  # deleted between the listing and now: an ordinary absence
+        scan.failed[directory] = error.errno or 0
 
 
 def _note_other(entry: os.DirEntry[str], path: bytes, depth: int, stack: list[tuple[bytes, int]], scan: Scan) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from piper.spool.discover import Scan
 from piper.spool.identity import VANISHED_DAYS, Checkpoint, Doubt, Source
 from piper.spool.ledger import Observed
-from piper.spool.track import REST_SECONDS, Tracker
+from piper.spool.rest import REST_SECONDS
+from piper.spool.track import Tracker
 from piper.spool.turn import Limits, Outcome, Skip, Span, Turn, take_turn
 
 SLICE_LINES_MAX = 50_000
@@ -40,8 +41,8 @@ class Batch:
 class Tailer:
     """Reads one spool. `monotonic` and `utc` are injected clocks, in seconds; `sources` what the manifest knows.
 
-    Files that were silent for `rest_seconds` are looked at by some of the scans only (`track.REST_SCANS`). `progress`
-    is called at every directory and file that is looked at: how a supervisor tells slow from hung.
+    Files that were silent for `rest_seconds` are looked at by some of the scans only (`rest.py`). `progress` is called
+    at every directory and file that is looked at: how a supervisor tells slow from hung.
     """
 
     def __init__(

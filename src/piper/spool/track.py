@@ -19,11 +19,12 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from piper.spool.discover import Scan, is_spool_path, scan_spool, status_of
+from piper.spool.discover import Scan, is_spool_path, scan_spool
 from piper.spool.identity import VANISHED_DAYS, Doubt, Source, Suspicion, display_path
 from piper.spool.index import SourceIndex
 from piper.spool.ledger import Ledger
 from piper.spool.open import look_at, open_to_read
+from piper.spool.rest import REST_SECONDS, Rest
 
 DOUBT_SECONDS = {Doubt.SHRUNK: 90.0, Doubt.CHANGED: 3.0, Doubt.GONE: 120.0, Doubt.NUL: 30.0}
 """How long a doubt must last before it is believed; NFS attribute caches are stale for up to a minute."""
@@ -32,11 +33,6 @@ UNSEEN_SECONDS = 3600.0
 """The same for a displaced source that may have moved to where the scans see nothing."""
 HOT_SECONDS = 600.0
 """A file that grew within this time is looked at every poll; others by the full scan only."""
-REST_SECONDS = 86_400.0
-REST_SCANS = 5
-"""Of a file that was silent for REST_SECONDS every scan sees the name and the inode number, one in REST_SCANS the size:
-most of what a scan costs is `stat` (bench/choices.py, rest). The first scan, and the one after a failure, look at
-everything."""
 
 
 class Tracker:
@@ -66,10 +62,7 @@ class Tracker:
         self.ledger = Ledger()
         self.error = "not scanned yet"
         self.scanned = False
-        self._scans = 0
-        self._rest_seconds = rest_seconds
-        self._resting_since_ns = 0
-        """What was written before is at rest for the present scan."""
+        self._rest = Rest(self.sources, utc, rest_seconds)
         self._hot: dict[Source, None] = {}
         self._suspects: set[Source] = set()
         self._vanished: dict[Source, float] = {}
@@ -83,8 +76,8 @@ class Tracker:
 
     def scan(self) -> Scan:
         """Walk the whole spool, take in new, renamed, changed and missing files. Cheap enough once a minute."""
-        self._scans += 1
-        scan = scan_spool(self._root, self._progress, self._news_of)
+        self._rest.begin()
+        scan = scan_spool(self._root, self._progress, self._rest)
         if not scan.root_error and not all(source.vanished for source in self.sources):
             scan.root_error = self._why_unmounted(scan)
         self.error = scan.root_error
@@ -95,8 +88,7 @@ class Tracker:
             self._take_in(scan)
             self._forget_long_vanished()
             self.scanned = True
-        is_whole = not scan.root_error and not scan.failed
-        self._resting_since_ns = int(max(0.0, self._utc() - self._rest_seconds) * 1e9) if is_whole else 0
+        self._rest.finish(whole=not scan.root_error and not scan.failed)
         return scan
 
     def poll(self) -> None:
@@ -264,20 +256,6 @@ class Tracker:
                 self.ledger.observed.event("io_error", directory, errno.errorcode.get(code, str(code)))
         self._failed = scan.failed
 
-    def _news_of(self, path: bytes, entry: os.DirEntry[str]) -> os.stat_result | None:
-        """The status of a file; None if it is a source as it was last seen, or at rest. Raises OSError."""
-        source = self.sources.at(path)
-        if source is None or source.vanished or source.suspicion is not None:
-            return status_of(entry)
-        is_resting = 0 < source.mtime_ns < self._resting_since_ns and (source.inode + self._scans) % REST_SCANS
-        if not is_resting or entry.inode() != source.inode:
-            status = status_of(entry)
-            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if seen != (source.inode, source.size, source.mtime_ns):
-                return status
-        source.seen_in = self._scans
-        return None
-
     def _take_in(self, scan: Scan) -> None:
         unknown: list[tuple[bytes, os.stat_result]] = []
         for path, status in scan.files.items():
@@ -293,7 +271,7 @@ class Tracker:
         for path, status in sorted(unknown, key=lambda entry: entry[1].st_mtime_ns):
             self._take_in_file(path, status)
         for source in list(self.sources):
-            if source.seen_in != self._scans and source.path not in scan.files and scan.saw(source.path):
+            if source.seen_in != self._rest.scan and source.path not in scan.files and scan.saw(source.path):
                 self.doubt(source, Doubt.GONE)
         for source in list(self.sources.displaced):
             self.doubt(source, Doubt.GONE, seconds=UNSEEN_SECONDS if scan.failed else None)
