@@ -51,7 +51,7 @@ def too_open(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("mask", [0o000, 0o077])
 def test_nothing_under_the_data_root_is_open_to_others_whatever_the_umask(place: Place, mask: int) -> None:
-    place.simulate(300)
+    place.simulate(300, malformed_ratio=0.1)  # some for sure: a file of quarantine is waited for
     with umask(mask):
         with place.piperd():
             until(lambda: any(place.layout.quarantine.rglob("*.jsonl")) and any(place.layout.run_logs.rglob("*.jsonl")))

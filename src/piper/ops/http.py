@@ -30,7 +30,7 @@ from piper.ops.health import Health
 
 CONNECTIONS_MAX: Final = 16
 TIMEOUT_SECONDS: Final = 5.0
-_POLL_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.5
 """How often the accepting thread looks for connections that are too old, and for `stop`."""
 
 _STOP_SECONDS: Final = 1.0

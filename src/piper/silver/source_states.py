@@ -82,6 +82,7 @@ def _source(row: tuple[Any, ...], numbers: dict[int, int]) -> Source:
     (source_id, path, device, inode, offset, lines, head, head_bytes, guard, guard_bytes, size, mtime_ns, vanished,
      fragment, doubt, since, looks) = row  # fmt: skip
     device, head_bytes, guard_bytes = (numbers.setdefault(n, n) for n in (device, head_bytes, guard_bytes))
+    offset = numbers.get(offset, offset)  # of a small file it is its guard's length
     return Source(
         path=path, device=device, inode=inode, source_id=source_id, offset=offset, lines=lines, head=head,
         head_bytes=head_bytes, guard=guard, guard_bytes=guard_bytes, vanished=vanished, fragment=fragment,
